@@ -1,0 +1,227 @@
+"""Flax modules of one decoder layer, each in two layouts of the same arithmetic.
+
+Rows: activations [B, T, D], for whole sequences. Columns: activations [D, B], for one token per
+sequence while decoding; `kernel [out, in] @ x [in, B]` is what a matrix library does best when B is
+small (on a CPU twice the rate of `x @ kernel`).
+
+B batch, T tokens, S cache slots, D hidden, F MLP width, H query heads, K key/value heads,
+h head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rljax.models.config import TransformerConfig
+from rljax.models.rotary import rotate
+
+NEGATIVE = -1e30  # finite, so that a row without any key gives no NaN
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": nn.silu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+}
+
+
+class Linear(nn.Module):
+    """Multiply by a kernel stored [out, in]; add a bias if there is one."""
+
+    features: int
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, columns: bool = False) -> jax.Array:
+        in_features = x.shape[0] if columns else x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (self.features, in_features))
+        kernel = kernel.astype(self.dtype)
+        y = kernel @ x if columns else jnp.einsum("...i,oi->...o", x, kernel)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = y + (bias[:, None] if columns else bias)
+        return y
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over features, in float32."""
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, columns: bool = False) -> jax.Array:
+        config = self.config
+        axis = 0 if columns else -1
+        features = x.shape[axis]
+        start = nn.initializers.constant(1.0 - config.norm_scale_offset)
+        scale = self.param("scale", start, (features,)).astype(jnp.float32)
+        scale = scale + config.norm_scale_offset
+        y = x.astype(jnp.float32)
+        if config.norm == "layer":
+            y = y - jnp.mean(y, axis=axis, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axis, keepdims=True) + config.norm_eps)
+        y = y * (scale[:, None] if columns else scale)
+        if config.norm_bias:
+            bias = self.param("bias", nn.initializers.zeros, (features,)).astype(jnp.float32)
+            y = y + (bias[:, None] if columns else bias)
+        return y.astype(self.dtype)
+
+
+class MLP(nn.Module):
+    """Plain or gated feed-forward network (Shazeer 2020)."""
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        config = self.config
+        if config.gated_mlp:
+            self.gate = Linear(config.intermediate_size, config.mlp_bias, self.dtype)
+        self.up = Linear(config.intermediate_size, config.mlp_bias, self.dtype)
+        self.down = Linear(config.hidden_size, config.mlp_bias, self.dtype)
+
+    def __call__(self, x: jax.Array, columns: bool = False) -> jax.Array:
+        activation = ACTIVATIONS[self.config.activation]
+        if self.config.gated_mlp:
+            return self.down(activation(self.gate(x, columns)) * self.up(x, columns), columns)
+        return self.down(activation(self.up(x, columns)), columns)
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer, each [B, K, S, h]: slots of one head lie together in memory."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with optional query/key norms and score soft-cap."""
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        c = self.config
+        self.query = Linear(c.num_heads * c.head_dim, c.attention_bias, self.dtype)
+        self.key = Linear(c.num_kv_heads * c.head_dim, c.attention_bias, self.dtype)
+        self.value = Linear(c.num_kv_heads * c.head_dim, c.attention_bias, self.dtype)
+        self.out = Linear(c.hidden_size, c.attention_out_bias, self.dtype)
+        if c.qk_norm:
+            self.query_norm = Norm(c, self.dtype)
+            self.key_norm = Norm(c, self.dtype)
+
+    def _position(
+        self, query: jax.Array, key: jax.Array, rope: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Normalise and rotate queries and keys [..., heads, h]; tables [..., h / 2]."""
+        if self.config.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rope is not None:
+            cos, sin = rope[0][..., None, :], rope[1][..., None, :]
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        return query, key
+
+    def _weights(self, scores: jax.Array, mask: jax.Array) -> jax.Array:
+        """Softmax of scaled, capped, masked scores over the last axis, in float32."""
+        c = self.config
+        scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
+        scores = scores.astype(jnp.float32) * scale
+        if c.attention_softcap is not None:
+            scores = c.attention_softcap * jnp.tanh(scores / c.attention_softcap)
+        return jax.nn.softmax(jnp.where(mask, scores, NEGATIVE), axis=-1).astype(self.dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,  # [B, T, D]
+        rope: tuple[jax.Array, jax.Array] | None,  # each [B, T, h / 2]
+        mask: jax.Array,  # [B, T, T], true where the query may see the key
+    ) -> tuple[jax.Array, LayerCache]:
+        c = self.config
+        batch, length, _ = x.shape
+        query = self.query(x).reshape(batch, length, c.num_heads, c.head_dim)
+        key = self.key(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
+        value = self.value(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
+        query, key = self._position(query, key, rope)
+        query = query.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
+        scores = jnp.einsum("btkgh,bskh->bkgts", query, key)
+        weights = self._weights(scores, mask[:, None, None])
+        mixed = jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(batch, length, -1)
+        cache = LayerCache(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3))
+        return self.out(mixed), cache
+
+    def decode(
+        self,
+        x: jax.Array,  # [D, B]
+        rope: tuple[jax.Array, jax.Array] | None,  # each [B, h / 2]
+        mask: jax.Array,  # [B, S], true where the new token may see the slot
+        cache: LayerCache,
+        slot: jax.Array,  # where the new token stands
+    ) -> tuple[jax.Array, LayerCache]:
+        c = self.config
+        batch = x.shape[1]
+        query = self.query(x, True).T.reshape(batch, c.num_heads, c.head_dim)
+        key = self.key(x, True).T.reshape(batch, c.num_kv_heads, c.head_dim)
+        value = self.value(x, True).T.reshape(batch, c.num_kv_heads, c.head_dim)
+        query, key = self._position(query, key, rope)
+        start = (0, 0, slot, 0)
+        keys = jax.lax.dynamic_update_slice(
+            cache.keys, key[:, :, None].astype(cache.keys.dtype), start
+        )
+        values = jax.lax.dynamic_update_slice(
+            cache.values, value[:, :, None].astype(cache.values.dtype), start
+        )
+        query = query.reshape(batch, c.num_kv_heads, -1, c.head_dim)
+        scores = jnp.einsum("bkgh,bksh->bkgs", query, keys.astype(self.dtype))
+        weights = self._weights(scores, mask[:, None, None])
+        mixed = jnp.einsum("bkgs,bksh->bkgh", weights, values.astype(self.dtype))
+        return self.out(mixed.reshape(batch, -1).T, True), LayerCache(keys, values)
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP with their norms and residual sums."""
+
+    config: TransformerConfig
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.attn_norm = Norm(self.config, self.dtype)
+        self.attention = Attention(self.config, self.dtype)
+        self.mlp_norm = Norm(self.config, self.dtype)
+        self.mlp = MLP(self.config, self.dtype)
+        if self.config.post_norms:
+            self.attn_post_norm = Norm(self.config, self.dtype)
+            self.mlp_post_norm = Norm(self.config, self.dtype)
+
+    def _join(self, x: jax.Array, attended: jax.Array, columns: bool) -> jax.Array:
+        """Add the attention's result and the MLP to the residual stream."""
+        if self.config.post_norms:
+            attended = self.attn_post_norm(attended, columns)
+        residual = x if self.config.parallel_residual else x + attended
+        fed = self.mlp(self.mlp_norm(residual, columns), columns)
+        if self.config.post_norms:
+            fed = self.mlp_post_norm(fed, columns)
+        return x + attended + fed
+
+    def __call__(
+        self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None, mask: jax.Array
+    ) -> tuple[jax.Array, LayerCache]:
+        attended, cache = self.attention(self.attn_norm(x), rope, mask)
+        return self._join(x, attended, False), cache
+
+    def decode(
+        self,
+        x: jax.Array,
+        rope: tuple[jax.Array, jax.Array] | None,
+        mask: jax.Array,
+        cache: LayerCache,
+        slot: jax.Array,
+    ) -> tuple[jax.Array, LayerCache]:
+        attended, cache = self.attention.decode(self.attn_norm(x, True), rope, mask, cache, slot)
+        return self._join(x, attended, True), cache
