@@ -1,0 +1,1 @@
+"""Score completions: rules, lexicons, a user's own function, and the shaping of rewards."""
