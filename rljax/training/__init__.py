@@ -1,0 +1,1 @@
+"""Machinery of a run that knows no algorithm: optimizer, checkpoints, metrics, flags."""

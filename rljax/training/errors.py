@@ -1,0 +1,27 @@
+"""Errors that a user can do something about: scripts print them without a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something outside the code is wrong; the message says where, why, and what to do."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config or a flag is impossible; the message names the field."""
+
+
+class ConfigMismatch(ConfigError):
+    """A run directory holds a run of another config; the message lists the fields that differ."""
+
+
+class RunInUse(UserError):
+    """Another process is writing to the run directory."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written or read."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """A sound checkpoint holds another state than the one asked for."""
