@@ -1,0 +1,1 @@
+"""Turn what runs produced into numbers with intervals, tables and reports."""

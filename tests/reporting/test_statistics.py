@@ -1,0 +1,103 @@
+"""Intervals with known answers, and texts whose variety is counted by hand."""
+
+import numpy as np
+import pytest
+
+from rljax.reporting.statistics import (
+    bootstrap_mean,
+    bootstrap_paired_difference,
+    distinct_n,
+    most_common_words,
+    repetition_rate,
+    text_statistics,
+    words_of,
+)
+
+
+def test_interval_agrees_with_the_normal_one():
+    values = np.random.default_rng(0).normal(2.0, 3.0, size=400)
+    mean, low, high = bootstrap_mean(values)
+    error = 1.96 * values.std() / 20
+    assert mean == pytest.approx(values.mean())
+    assert low == pytest.approx(mean - error, abs=0.03)
+    assert high == pytest.approx(mean + error, abs=0.03)
+    narrow = bootstrap_mean(values, confidence=0.5)
+    assert low < narrow.low < narrow.high < high
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        _, low, high = bootstrap_mean(rng.normal(size=50), num_resamples=500)
+        covered += low <= 0 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_intervals_repeat_with_the_seed():
+    values = [0.1, 0.5, 0.9, 0.2]
+    assert bootstrap_mean(values) == bootstrap_mean(values)
+    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
+    assert bootstrap_mean([0.3]) == (0.3, 0.3, 0.3)
+
+
+def test_pairing_removes_what_prompts_have_in_common():
+    rng = np.random.default_rng(0)
+    before = rng.normal(scale=10.0, size=100)
+    after = before + 0.3 + rng.normal(scale=0.1, size=100)
+    difference = bootstrap_paired_difference(before, after)
+    assert 0.25 < difference.low < 0.3 < difference.high < 0.35
+    unpaired = bootstrap_mean(after)
+    assert unpaired.low < before.mean() < unpaired.high
+
+
+@pytest.mark.parametrize("bad", [[], [np.nan, 1.0], [[1.0]]])
+def test_bad_values_raise(bad):
+    with pytest.raises(ValueError, match="finite values"):
+        bootstrap_mean(bad)
+
+
+def test_bad_options_raise():
+    with pytest.raises(ValueError, match="confidence"):
+        bootstrap_mean([1.0], confidence=1.0)
+    with pytest.raises(ValueError, match="as many"):
+        bootstrap_paired_difference([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="n >= 1"):
+        distinct_n(["a"], 0)
+
+
+def test_words():
+    assert words_of("It's GOOD, isn't it? 10/10 -- 很好") == [
+        "it's",
+        "good",
+        "isn't",
+        "it",
+        "10",
+        "10",
+        "很好",
+    ]
+
+
+def test_distinct_and_repetition_by_hand():
+    texts = ["a b a b", "a c"]
+    assert distinct_n(texts, 1) == pytest.approx(3 / 6)
+    assert distinct_n(texts, 2) == pytest.approx(3 / 4)  # ab ba ab, ac
+    assert repetition_rate(texts) == pytest.approx((0.5 + 0) / 2)
+    assert repetition_rate(texts, 2) == pytest.approx((1 / 3 + 0) / 2)
+    assert repetition_rate(["great " * 20]) == pytest.approx(0.95)
+    assert distinct_n(["", "."], 1) == repetition_rate([]) == repetition_rate([""]) == 0.0
+
+
+def test_common_words_count_texts_not_words():
+    texts = ["great great great", "great day", "a day", "night"]
+    assert most_common_words(texts, 2) == [("day", 0.5), ("great", 0.5)]
+    assert most_common_words([]) == []
+
+
+def test_summary():
+    summary = text_statistics(["great great", "great great", "a fine day"])
+    assert summary["different_texts"] == pytest.approx(2 / 3)
+    assert summary["words"] == pytest.approx(7 / 3)
+    assert summary["distinct_1"] == pytest.approx(4 / 7)
+    assert summary["repetition"] == pytest.approx(1 / 3)
+    assert text_statistics([])["words"] == 0.0
