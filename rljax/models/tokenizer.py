@@ -1,0 +1,73 @@
+"""Tokenizers without torch: transformers' generic fast tokenizer over a tokenizer.json.
+
+transformers' Auto classes import torch where it is installed; the class used here does not.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def fast_tokenizer_class() -> Any:
+    """Import transformers' PreTrainedTokenizerFast without its advice to install torch."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        from transformers import PreTrainedTokenizerFast
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return PreTrainedTokenizerFast
+
+
+def directory_tokenizer(directory: Path) -> Any:
+    """Read the tokenizer of a Hugging Face directory.
+
+    Raises: FileNotFoundError naming the missing file and how to make it.
+    """
+    if not (directory / TOKENIZER_FILE).exists():
+        raise FileNotFoundError(
+            f"{directory} has no {TOKENIZER_FILE}, so no tokenizer. Copy it from the model's page, "
+            "or make it from older tokenizer files: "
+            f"AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained({str(directory)!r})"
+        )
+    return fast_tokenizer_class().from_pretrained(str(directory))
+
+
+def byte_tokenizer() -> Any:
+    """Make a tokenizer of 256 bytes and `<|pad|>` 256, `<|bos|>` 257, `<|eos|>` 258.
+
+    Any text survives encode and decode. It has a small chat template and needs no file.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    special = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
+    letters = [_byte_letter(byte) for byte in range(256)]
+    vocabulary = {word: i for i, word in enumerate([*letters, *special.values()])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in special.values()])
+    made = fast_tokenizer_class()(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special
+    )
+    made.chat_template = (
+        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    return made
+
+
+def _byte_letter(byte: int) -> str:
+    """Give the printable letter that byte-level BPE writes for a byte (Radford et al. 2019)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    if byte in printable:
+        return chr(byte)
+    return chr(256 + sorted(set(range(256)) - set(printable)).index(byte))
