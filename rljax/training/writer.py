@@ -1,0 +1,278 @@
+"""Metrics of a run: TensorBoard events, metrics.jsonl and completions.jsonl, exact on resume.
+
+metrics.jsonl has one line for each call of `scalars`: `{"step": 3, "objective/kl": 0.12, ...}`.
+Floats are written so that reading gives the same bits. NaN and infinities, which JSON lacks, are
+null, and the line's `nonfinite` says which: `{"step": 3, "loss": null, "nonfinite": {"loss":
+"NaN"}}`. completions.jsonl has one line for each completion. `read_jsonl` reads both back.
+
+On resume at step N every line beyond N is cut away and TensorBoard is told to forget what it read
+beyond N, so that a run that was killed has the same files as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax.numpy as jnp
+import numpy as np
+from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams as hparams_summaries
+
+from rljax.training.errors import UserError
+from rljax.training.manifest import write_text_atomically
+
+NONFINITE = "nonfinite"
+_RESERVED = ("step", NONFINITE)
+
+
+def plain_number(name: str, value: Any) -> int | float:
+    """Return a Python number of the same value as a Python, numpy or jax scalar.
+
+    Raises:
+      TypeError: naming `name`, where the value is not one number.
+    """
+    if isinstance(value, bool | int | float):
+        return value
+    array = np.asarray(value)
+    if array.ndim == 0:
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            return float(array)
+        if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == np.bool_:
+            return int(array)
+    kind = f"{array.dtype}{list(array.shape)}" if array.ndim else type(value).__name__
+    raise TypeError(f"{name} is {kind}, not a number: reduce it before it is logged")
+
+
+def to_line(step: int, values: Mapping[str, Any]) -> str:
+    """Return one line of JSON with exact floats; see the module's docstring for NaN."""
+    nonfinite = {
+        name: json.dumps(value)  # NaN, Infinity or -Infinity
+        for name, value in values.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    record = {"step": step, **values} | dict.fromkeys(nonfinite)
+    if nonfinite:
+        record[NONFINITE] = nonfinite
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl or completions.jsonl back, NaN and infinities included.
+
+    A half-written last line (of a run that is being written or was killed) is left out.
+
+    Raises:
+      UserError: another line is not JSON; the message names the file and the line.
+    """
+    records = []
+    for line in _whole_lines(Path(path)):
+        record = json.loads(line)
+        for name, text in record.pop(NONFINITE, {}).items():
+            record[name] = float(text)
+        records.append(record)
+    return records
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines of a jsonl file without a half-written last one."""
+    lines = path.read_bytes().split(b"\n")
+    lines = lines[:-1] if lines else []  # what follows the last newline is empty or half a line
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}, line {number} is not JSON ({error})") from None
+        texts.append(line.decode("utf-8"))
+    return texts
+
+
+def _cut(path: Path, resume_step: int | None) -> None:
+    """Drop the lines beyond `resume_step` (all where it is None) and half a last line."""
+    if not path.exists():
+        return
+    lines = [] if resume_step is None else _whole_lines(path)
+    kept = [line for line in lines if json.loads(line)["step"] <= (resume_step or 0)]
+    text = "".join(line + "\n" for line in kept)
+    if len(text.encode("utf-8")) != path.stat().st_size:
+        write_text_atomically(path, text)
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that a Markdown table cell shows as it is: HTML entities, `<br>` for lines."""
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    special = "&<>|`*_[]()#~\\!+-$\"'"
+    escaped = "".join(f"&#{ord(char)};" if char in special else char for char in text)
+    return escaped.replace("\n", "<br>").replace("\t", "&nbsp; ")
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a Markdown table; columns in order of first appearance, floats to 4 digits."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return "" if value is None else escape_markdown(str(value))
+
+    lines = ["| " + " | ".join(escape_markdown(name) for name in columns) + " |"]
+    lines.append("|" + " --- |" * len(columns))
+    lines += ["| " + " | ".join(cell(row.get(name)) for name in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+class MetricsWriter:
+    """Writes what a run measures into its directory.
+
+    Args:
+      workdir: the run directory; `tensorboard --logdir` of it or of its parent shows the run.
+      resume_step: step of the checkpoint that the run goes on from; later lines are cut. None
+        starts the files anew.
+
+    Raises:
+      UserError: the directory cannot be written, or a file there is not what it should be.
+    """
+
+    def __init__(self, workdir: str | Path, resume_step: int | None = None) -> None:
+        self.workdir = Path(workdir)
+        self._first_step = resume_step or 0
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            self._metrics = self._open("metrics.jsonl", resume_step)
+            self._completions = self._open("completions.jsonl", resume_step)
+            self._board = SummaryWriter(
+                str(self.workdir),
+                purge_step=0 if resume_step is None else resume_step + 1,
+                flush_secs=10,
+                filename_suffix=f".{time.time_ns()}",
+            )
+        except OSError as error:
+            raise UserError(f"metrics cannot be written to {self.workdir}: {error}") from error
+
+    def _open(self, name: str, resume_step: int | None) -> TextIO:
+        _cut(self.workdir / name, resume_step)
+        return (self.workdir / name).open(
+            "a", encoding="utf-8", errors="backslashreplace", newline="\n"
+        )
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write one line of metrics.jsonl and the same scalars to TensorBoard.
+
+        Args:
+          step: training steps done when the values were measured.
+          values: {"group/name": Python, numpy or jax scalar}.
+
+        Raises:
+          TypeError: naming the key whose value is not one number.
+        """
+        numbers = {name: plain_number(name, value) for name, value in values.items()}
+        _check_names(numbers)
+        self._metrics.write(to_line(step, numbers))
+        self._metrics.flush()
+        for name, number in numbers.items():
+            self._board.add_scalar(name, float(number), step)
+
+    def histogram(self, step: int, name: str, values: Any) -> None:
+        """Show how values spread (TensorBoard's HISTOGRAMS and DISTRIBUTIONS).
+
+        Raises:
+          ValueError: there are no values, or one is not finite.
+        """
+        array = np.asarray(values, np.float64).reshape(-1)
+        if not array.size or not np.isfinite(array).all():
+            raise ValueError(f"histogram {name}: {array.size} values, not all finite, or none")
+        self._board.add_histogram(name, array, step)
+
+    def text(self, step: int, name: str, markdown: str) -> None:
+        """Show Markdown under TensorBoard's TEXT."""
+        self._board.add_text(name, markdown, step)
+
+    def completions(
+        self,
+        step: int,
+        rows: Iterable[Mapping[str, Any]],
+        name: str = "completions",
+        max_rows: int = 16,
+    ) -> None:
+        """Write sampled completions to completions.jsonl and as a table to TensorBoard's TEXT.
+
+        Args:
+          step: training steps done when they were sampled.
+          rows: e.g. {"prompt": str, "completion": str, "score": 0.3, "kl": 0.1}; values are
+            strings, numbers (jax and numpy scalars too), booleans or None.
+          name: TensorBoard's tag.
+          max_rows: rows of the table; the file gets all.
+
+        Raises:
+          TypeError: naming the key of a value that is none of these.
+        """
+        plain = []
+        for row in rows:
+            _check_names(row)
+            plain.append(
+                {
+                    key: value
+                    if value is None or isinstance(value, str)
+                    else plain_number(key, value)
+                    for key, value in row.items()
+                }
+            )
+        self._completions.write("".join(to_line(step, row) for row in plain))
+        self._completions.flush()
+        if plain:
+            self._board.add_text(name, markdown_table(plain[:max_rows]), step)
+
+    def config_text(self, config: Mapping[str, Any]) -> None:
+        """Show the resolved config (as `config_to_json` gives it) under TEXT."""
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        self._board.add_text("config", f"```json\n{text}\n```", self._first_step)
+
+    def hparams(self, fields: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Make this run a row of TensorBoard's HPARAMS, beside the other runs of the parent.
+
+        Args:
+          fields: {"ppo.clip_eps": 0.2, ...}, as `flatten_config` gives them; what is neither
+            number, string nor boolean is shown as text.
+          metrics: names of scalars that become columns, e.g. ["objective/scores"].
+        """
+        shown = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in fields.items()
+        }
+        experiment, start, _ = hparams_summaries(shown, dict.fromkeys(metrics, 0))
+        for summary in (experiment, start):
+            self._board.file_writer.add_summary(summary, 0)
+
+    def flush(self) -> None:
+        """Force everything written so far to the disk: call it before a checkpoint is saved."""
+        for file in (self._metrics, self._completions):
+            file.flush()
+            os.fsync(file.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self.flush()
+        self._metrics.close()
+        self._completions.close()
+        self._board.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    for name in _RESERVED:
+        if name in values:
+            raise ValueError(f"{name!r} is a field of every line: name the value otherwise")
