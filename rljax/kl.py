@@ -78,13 +78,13 @@ class KLConfig:
     """Estimate of each token's KL that is charged: k1 (as in the papers), k2 or k3."""
 
     def __post_init__(self) -> None:
-        if self.coef < 0:
-            raise ValueError(f"kl coef must not be negative, got {self.coef}")
+        if not 0 <= self.coef < float("inf"):
+            raise ValueError(f"kl coef must be finite and not negative, got {self.coef}")
         if self.controller not in ("fixed", "openai", "rl4lms"):
             raise ValueError(f"kl controller must be fixed, openai or rl4lms: {self.controller!r}")
         if self.estimator not in ("k1", "k2", "k3"):
             raise ValueError(f"kl estimator must be k1, k2 or k3, got {self.estimator!r}")
-        if self.target <= 0 or self.horizon <= 0:
+        if not (self.target > 0 and self.horizon > 0):
             raise ValueError(
                 f"kl target and horizon must be positive, got {self.target} and {self.horizon}"
             )

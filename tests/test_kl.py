@@ -91,6 +91,8 @@ def test_controller_follows_its_config(name, expected):
     "bad",
     [
         {"coef": -0.1},
+        {"coef": float("nan")},
+        {"target": float("nan")},
         {"controller": "pid"},
         {"estimator": "k4"},
         {"target": 0.0},

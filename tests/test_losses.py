@@ -94,3 +94,22 @@ def test_value_loss_by_hand():
     plain, none_clipped = clipped_value_loss(values, old_values, returns, value_clip_eps=None)
     np.testing.assert_allclose(plain, [[0.5, 0.5, 0.5 * 0.9**2]], rtol=1e-6)
     assert not none_clipped.any()
+
+
+def test_losses_equal_loops():
+    rng = np.random.default_rng(0)
+    values, old_values, returns, ratios, advantages = rng.normal(size=(5, 200))
+    loss, clipped = clipped_value_loss(values, old_values, returns, value_clip_eps=0.3)
+    policy_loss, policy_clipped = clipped_policy_loss(
+        ratios, np.zeros(200), advantages, clip_eps=0.2, clip_eps_high=0.4
+    )
+    for i in range(200):
+        near = min(max(values[i], old_values[i] - 0.3), old_values[i] + 0.3)
+        errors = (values[i] - returns[i]) ** 2, (near - returns[i]) ** 2
+        assert float(loss[i]) == pytest.approx(max(errors) / 2, rel=1e-4)
+        assert bool(clipped[i]) == (errors[1] > errors[0])
+        ratio = np.exp(ratios[i])
+        gains = ratio * advantages[i], min(max(ratio, 0.8), 1.4) * advantages[i]
+        assert float(policy_loss[i]) == pytest.approx(-min(gains), rel=1e-4)
+        assert bool(policy_clipped[i]) == (gains[1] < gains[0])
+    assert 0 < clipped.mean() < 1

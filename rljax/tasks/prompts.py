@@ -14,8 +14,11 @@ import numpy as np
 from rljax.tasks.sources import DataError
 from rljax.types import Prompts
 
-CHARS_PER_TOKEN = 24
-"""So many characters a wanted token are tokenized at first; few tokens are longer."""
+CHARS_PER_TOKEN = 10
+"""So many characters a wanted token are tokenized at first: most texts need no more."""
+SPARE_TOKENS = 8
+"""So many tokens must follow the cut, or all of the text is tokenized: cutting characters may
+change the last tokens."""
 REPLACEMENT = "\ufffd"
 
 
@@ -37,6 +40,10 @@ class Tokenizer(Protocol):
     """What is used of a `transformers` tokenizer."""
 
     chat_template: Any
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool = True) -> Any:
+        """Return token ids of texts, under the key "input_ids"."""
+        ...
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return token ids."""
@@ -136,21 +143,48 @@ def special_prefix(tokenizer: Tokenizer) -> list[int]:
     raise ValueError(f"cannot tell the tokenizer's special tokens apart: {bare} in {whole}")
 
 
-def cut_text(tokenizer: Tokenizer, text: str, num_tokens: int) -> tuple[str, list[int]]:
-    """Return the first `num_tokens` tokens of a text, and the text that they spell.
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of each text, without special tokens."""
+    if not texts:
+        return []
+    return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+
+
+def cut_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], num_tokens: int
+) -> list[tuple[str, list[int]]]:
+    """Return the first `num_tokens` tokens of each text, and the text that they spell.
 
     Fewer where the text is shorter, or where the last ones would be part of a character.
     """
-    head = text[: num_tokens * CHARS_PER_TOKEN]
-    tokens = tokenizer.encode(head, add_special_tokens=False)
-    if len(tokens) <= num_tokens and len(head) < len(text):
-        tokens = tokenizer.encode(text, add_special_tokens=False)
+    heads = [text[: num_tokens * CHARS_PER_TOKEN] for text in texts]
+    encoded = encode_texts(tokenizer, heads)
+    again = [
+        index
+        for index, (head, tokens) in enumerate(zip(heads, encoded, strict=True))
+        if len(head) < len(texts[index]) and len(tokens) < num_tokens + SPARE_TOKENS
+    ]
+    whole = encode_texts(tokenizer, [texts[index] for index in again])
+    for index, tokens in zip(again, whole, strict=True):
+        encoded[index] = tokens
+    return [
+        _first_tokens(tokenizer, text, tokens, num_tokens)
+        for text, tokens in zip(texts, encoded, strict=True)
+    ]
+
+
+def _first_tokens(
+    tokenizer: Tokenizer, text: str, tokens: list[int], num_tokens: int
+) -> tuple[str, list[int]]:
+    """Cut one text, given the tokens of (enough of) it."""
     if len(tokens) <= num_tokens:
         return text, tokens
     tokens = tokens[:num_tokens]
-    while tokens and tokenizer.decode(tokens).endswith(REPLACEMENT) and REPLACEMENT not in text:
+    spelled = tokenizer.decode(tokens)
+    while tokens and spelled.endswith(REPLACEMENT) and REPLACEMENT not in text:
         tokens = tokens[:-1]
-    return tokenizer.decode(tokens), tokens
+        spelled = tokenizer.decode(tokens)
+    return spelled, tokens
 
 
 def encode_chat(tokenizer: Tokenizer, text: str, system_prompt: str | None) -> list[int]:

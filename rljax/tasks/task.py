@@ -11,8 +11,9 @@ from rljax.tasks.prompts import (
     CutText,
     PromptSet,
     Tokenizer,
-    cut_text,
+    cut_texts,
     encode_chat,
+    encode_texts,
     special_prefix,
     split_texts,
 )
@@ -133,12 +134,13 @@ def _cut_rows(
     rows: list[Row], config: TaskConfig, tokenizer: Tokenizer
 ) -> tuple[list[CutText], int]:
     """Cut the texts to their first tokens and drop the short ones; count those cut."""
+    texts = [row.text for row in rows]
+    if config.prompt_tokens is None:
+        cut = list(zip(texts, encode_texts(tokenizer, texts), strict=True))
+    else:
+        cut = cut_texts(tokenizer, texts, config.prompt_tokens)
     kept, num_cut = [], 0
-    for row in rows:
-        if config.prompt_tokens is None:
-            text, tokens = row.text, tokenizer.encode(row.text, add_special_tokens=False)
-        else:
-            text, tokens = cut_text(tokenizer, row.text, config.prompt_tokens)
+    for row, (text, tokens) in zip(rows, cut, strict=True):
         if len(tokens) >= config.min_prompt_tokens:
             kept.append(CutText(text, tuple(tokens), row.columns, row.where))
             num_cut += text != row.text

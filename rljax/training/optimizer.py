@@ -56,7 +56,7 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer {name} must be in [0, 1), got {value}")
         if not 0 <= self.final_fraction <= 1:
             raise ValueError(f"optimizer final_fraction not in [0, 1]: {self.final_fraction}")
-        if self.warmup_steps < 0 or self.weight_decay < 0:
+        if self.warmup_steps < 0 or not self.weight_decay >= 0:
             raise ValueError(
                 "optimizer warmup_steps and weight_decay must not be negative, got "
                 f"{self.warmup_steps} and {self.weight_decay}"

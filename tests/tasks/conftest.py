@@ -6,6 +6,10 @@ import pytest
 class ByteTokenizer:
     chat_template = None
 
+    def __call__(self, text, *, add_special_tokens=True):
+        ids = [self.encode(t, add_special_tokens=add_special_tokens) for t in text]
+        return {"input_ids": ids}
+
     def encode(self, text, *, add_special_tokens=True):
         return [256] * add_special_tokens + list(text.encode())
 

@@ -8,7 +8,8 @@ import pytest
 from rljax.tasks.prompts import (
     CutText,
     PromptSet,
-    cut_text,
+    cut_texts,
+    encode_chat,
     make_batch,
     pad_prompts,
     special_prefix,
@@ -22,15 +23,15 @@ def texts(*names):
 
 
 def test_cut_keeps_the_first_tokens(byte_tokenizer):
-    assert cut_text(byte_tokenizer, "abcdef", 4) == ("abcd", list(b"abcd"))
-    assert cut_text(byte_tokenizer, "abc", 4) == ("abc", list(b"abc"))
-    assert cut_text(byte_tokenizer, "abcd" * 1000, 8) == ("abcdabcd", list(b"abcdabcd"))
+    texts = ["abcdef", "abc", "", "abcd" * 1000]
+    cut = cut_texts(byte_tokenizer, texts, 4)
+    assert cut == [(t, list(t.encode())) for t in ("abcd", "abc", "", "abcd")]
 
 
 def test_cut_never_splits_a_character(byte_tokenizer):
-    text, tokens = cut_text(byte_tokenizer, "aé中", 5)  # 1 + 2 + 3 bytes
+    [(text, tokens)] = cut_texts(byte_tokenizer, ["aé中"], 5)  # 1 + 2 + 3 bytes
     assert (text, bytes(tokens)) == ("aé", "aé".encode())
-    text, tokens = cut_text(byte_tokenizer, "a\ufffdbc", 3)  # the text itself holds the mark
+    [(text, tokens)] = cut_texts(byte_tokenizer, ["a\ufffdbc"], 3)  # the text itself holds the mark
     assert len(tokens) == 3
 
 
@@ -42,8 +43,9 @@ def test_cut_reads_on_where_tokens_are_longer_than_expected(byte_tokenizer):
         def decode(self, token_ids):
             return " ".join("x" * n for n in token_ids)
 
-    text = " ".join("x" * 100 for _ in range(9))
-    assert cut_text(Words(), text, 4)[1] == [100] * 4
+    long, short = " ".join(["x" * 100] * 9), " ".join(["x"] * 90)
+    cut = cut_texts(Words(), [short, long, "x x"], 4)
+    assert [tokens for _, tokens in cut] == [[1] * 4, [100] * 4, [1, 1]]
 
 
 def test_padding_is_on_the_left_and_in_multiples():
@@ -125,3 +127,26 @@ def test_small_sets_have_both_sides():
     assert split_texts(texts("a", "a"), 0.0) == (texts("a", "a")[:1], [])
     with pytest.raises(DataError, match="held-out-fraction 0"):
         split_texts(texts("a", "a"), 0.1)
+
+
+def test_a_transformers_tokenizer_fits():
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    vocab = {"<s>": 0, "</s>": 1, "?": 2, "the": 3, "old": 4, "sea": 5, "user": 6}
+    words = Tokenizer(models.WordLevel(vocab, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.decoder = decoders.WordPiece()
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="?"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}old{% endif %}"
+    )
+    assert special_prefix(tokenizer) == [0]
+    assert cut_texts(tokenizer, ["the old sea", "sea"], 2) == [("the old", [3, 4]), ("sea", [5])]
+    assert encode_chat(tokenizer, "the sea", None) == [6, 3, 5, 4]
