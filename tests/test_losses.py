@@ -98,7 +98,7 @@ def test_value_loss_by_hand():
 
 def test_losses_equal_loops():
     rng = np.random.default_rng(0)
-    values, old_values, returns, ratios, advantages = rng.normal(size=(5, 200))
+    values, old_values, returns, ratios, advantages = rng.normal(size=(5, 200)).astype(np.float32)
     loss, clipped = clipped_value_loss(values, old_values, returns, value_clip_eps=0.3)
     policy_loss, policy_clipped = clipped_policy_loss(
         ratios, np.zeros(200), advantages, clip_eps=0.2, clip_eps_high=0.4
