@@ -1,0 +1,1 @@
+"""Rollouts to new parameters: one file an algorithm, every file of one shape."""

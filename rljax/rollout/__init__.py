@@ -1,0 +1,1 @@
+"""A policy acts: compiled sampling, and scoring under the same distribution."""

@@ -1,0 +1,164 @@
+"""The policy's distribution over the next token: one definition for sampling and for scoring.
+
+Order, as in transformers: forbidden tokens, temperature, top-k, top-p, min-p. Thresholds are found
+by bisection on the bit pattern of the logits, so that no vocabulary is ever sorted: 32 passes over
+contiguous memory. Ties at a threshold are all kept.
+
+V vocabulary; `axis` is where it lies (rows [..., V]: -1, columns [V, B]: 0).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+NEGATIVE = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How logits become tokens. Scoring applies the same, to policy and reference."""
+
+    max_new_tokens: int = 24
+    """Completion slots C."""
+    min_new_tokens: int = 0
+    """EOS is forbidden before this many tokens."""
+    temperature: float = 0.7
+    """Divides the logits; 0: greedy."""
+    top_k: int = 0
+    """Keep the k most probable tokens; 0: all."""
+    top_p: float = 1.0
+    """Keep the smallest set of most probable tokens whose mass reaches p (nucleus); 1: all."""
+    min_p: float = 0.0
+    """Keep tokens of at least min_p times the largest probability; 0: all."""
+
+    def validate(self) -> None:
+        """Raise ValueError on values that mean nothing."""
+        checks = (
+            (self.max_new_tokens >= 1, "max_new_tokens", ">= 1"),
+            (
+                0 <= self.min_new_tokens <= self.max_new_tokens,
+                "min_new_tokens",
+                "0..max_new_tokens",
+            ),
+            (self.temperature >= 0, "temperature", ">= 0 (0: greedy)"),
+            (self.top_k >= 0, "top_k", ">= 0 (0: off)"),
+            (0 < self.top_p <= 1, "top_p", "in (0, 1]"),
+            (0 <= self.min_p < 1, "min_p", "in [0, 1)"),
+        )
+        for good, name, rule in checks:
+            if not good:
+                raise ValueError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
+
+
+def _ordered_bits(x: jax.Array) -> jax.Array:
+    """Map float32 to uint32 so that the order of numbers is the order of integers."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _smallest_threshold(
+    bits: jax.Array, accept: Callable[[jax.Array], jax.Array], axis: int
+) -> jax.Array:
+    """Find per distribution the smallest uint32 t with accept(t); accept is monotone in t."""
+    shape = list(bits.shape)
+    shape[axis] = 1
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds  # accept(high) holds; the answer is in [low, high]
+        middle = low + (high - low) // 2
+        good = accept(middle)
+        return jnp.where(good, low, middle + 1), jnp.where(good, middle, high)
+
+    low = jnp.zeros(shape, jnp.uint32)
+    high = jnp.full(shape, 0xFFFFFFFF, jnp.uint32)
+    return jax.lax.fori_loop(0, 32, halve, (low, high))[1]
+
+
+def distribution_logits(
+    logits: jax.Array,
+    sampling: SamplingConfig,
+    *,
+    forbidden: jax.Array | None = None,
+    taken: jax.Array | None = None,
+    axis: int = -1,
+) -> jax.Array:
+    """Compute the logits of the distribution that is sampled from; excluded tokens get -1e30.
+
+    logits: float32 with the vocabulary on `axis`. forbidden: bool, true where a token may not come.
+    taken: token ids with `axis` of size 1 (when scoring): a token that was sampled stays in the
+    support even where rounding, or a later policy, puts it just below a threshold; its log-prob is
+    then finite and the ratio defined. Softmax of the result is the policy.
+    """
+    if forbidden is not None:
+        logits = jnp.where(forbidden, NEGATIVE, logits)
+    if sampling.temperature > 0:
+        logits = logits / sampling.temperature
+    keep = None
+    vocabulary = logits.shape[axis]
+    if 0 < sampling.top_k < vocabulary:
+        bits = _ordered_bits(logits)
+        # the k-th largest = smallest t with fewer than k entries above it
+        threshold = _smallest_threshold(
+            bits,
+            lambda t: jnp.sum(bits > t, axis=axis, keepdims=True) < sampling.top_k,
+            axis,
+        )
+        keep = bits >= threshold
+    if sampling.top_p < 1:
+        kept = logits if keep is None else jnp.where(keep, logits, NEGATIVE)
+        bits = _ordered_bits(kept)
+        weights = jnp.exp(kept - jnp.max(kept, axis=axis, keepdims=True))
+        goal = sampling.top_p * jnp.sum(weights, axis=axis, keepdims=True)
+        threshold = _smallest_threshold(
+            bits,
+            lambda t: jnp.sum(jnp.where(bits > t, weights, 0), axis=axis, keepdims=True) < goal,
+            axis,
+        )
+        nucleus = bits >= threshold
+        keep = nucleus if keep is None else keep & nucleus
+    if sampling.min_p > 0:
+        floor = jnp.max(logits, axis=axis, keepdims=True) + jnp.log(sampling.min_p)
+        likely = logits >= floor
+        keep = likely if keep is None else keep & likely
+    if keep is None:
+        return logits
+    if taken is not None:
+        keep |= (
+            jnp.arange(vocabulary).reshape(
+                [-1 if i == axis % logits.ndim else 1 for i in range(logits.ndim)]
+            )
+            == taken
+        )
+    return jnp.where(keep, logits, NEGATIVE)
+
+
+def inverse_cdf(weights: jax.Array, uniform: jax.Array, chunk: int = 256) -> jax.Array:
+    """Draw an index per column in proportion to its weights: [V, B], [B] in [0, 1) -> [B] int32.
+
+    Two levels: the chunk of the vocabulary first, the token inside it second; one uniform number
+    per draw, where a Gumbel per vocabulary entry costs twenty times as much on a CPU. An entry of
+    weight 0 is never drawn. Every column needs a positive weight.
+    """
+    size, batch = weights.shape
+    chunks = -(-size // chunk)
+    padded = jnp.pad(weights, ((0, chunks * chunk - size), (0, 0))).reshape(chunks, chunk, batch)
+    sums = jnp.sum(padded, axis=1)  # [chunks, B]
+    edges = jnp.cumsum(sums, axis=0)
+    goal = uniform * edges[-1]
+    which = _first_above(edges, sums, goal)
+    before = jnp.take_along_axis(edges - sums, which[None], axis=0)[0]
+    inside = jnp.take_along_axis(padded, which[None, None], axis=0)[0]  # [chunk, B]
+    token = _first_above(jnp.cumsum(inside, axis=0), inside, jnp.maximum(goal - before, 0.0))
+    return which * chunk + token
+
+
+def _first_above(edges: jax.Array, weights: jax.Array, goal: jax.Array) -> jax.Array:
+    """Find per column the first positive-weight row whose edge exceeds goal, else the last such."""
+    rows = jnp.arange(edges.shape[0], dtype=jnp.int32)[:, None]
+    last = jnp.max(jnp.where(weights > 0, rows, 0), axis=0)
+    above = (edges > goal) & (weights > 0)
+    return jnp.where(jnp.any(above, axis=0), jnp.argmax(above, axis=0).astype(jnp.int32), last)

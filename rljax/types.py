@@ -1,0 +1,60 @@
+"""The pytrees that travel between rooms.
+
+B sequences, P prompt slots (left-padded), C completion slots (right-padded).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Prompts(NamedTuple):
+    """A batch of prompts, left-padded to one length."""
+
+    tokens: jax.Array
+    """[B, P] int32."""
+    mask: jax.Array
+    """[B, P] bool, true on real tokens."""
+    ids: jax.Array
+    """[B] int32: which prompt of the data set, part of its sampling key."""
+    samples: jax.Array
+    """[B] int32: which of the prompt's samples, part of its sampling key."""
+
+
+class Completions(NamedTuple):
+    """What a policy wrote after a batch of prompts, with what it knew while writing."""
+
+    tokens: jax.Array
+    """[B, C] int32; the padding id after the end."""
+    mask: jax.Array
+    """[B, C] bool, true on real tokens, the first EOS included."""
+    log_probs: jax.Array
+    """[B, C] float32 under the sampling distribution; 0 after the end."""
+    values: jax.Array
+    """[B, C] float32: the critic's estimate before each token; 0 after the end."""
+
+
+class Rollout(NamedTuple):
+    """Prompts, completions, and what else an update needs to know of them."""
+
+    prompts: Prompts
+    completions: Completions
+    ref_log_probs: jax.Array
+    """[B, C] float32 under the reference and the same sampling distribution; 0 after the end."""
+
+
+class TrainState(NamedTuple):
+    """All that training changes; with the config and the step it determines every later number."""
+
+    params: dict[str, Any]
+    """{"policy": ..., and "value_head" (shared trunk) or "critic" (its own)}."""
+    ref_params: dict[str, Any]
+    """The reference policy; changes only where it is synchronised with the policy."""
+    opt_state: Any
+    kl_coef: jax.Array
+    score_moments: Any
+    """Running moments of the scores (rewards.shaping.RunningMoments)."""
+    step: jax.Array
+    """Training steps done, int32."""
