@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rljax.errors import UserError
 from rljax.models.config import TransformerConfig
 
 Params = dict[str, Any]
@@ -25,7 +26,7 @@ Shape = tuple[int, ...]
 LAYOUTS = ("copy", "transpose", "stack", "stack_transpose", "interleave", "pairs")
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A checkpoint whose tensors do not fit its configuration."""
 
 
@@ -52,7 +53,7 @@ PREFIXES = {
     "gpt_neox": ("gpt_neox.", ""),
     "gemma3_text": ("model.", "language_model.model.", "model.language_model.", ""),
 }
-HEAD_NAMES = {"gpt_neox": ("embed_out",)}
+HEAD_NAMES = {"gpt_neox": ("embed_out", "lm_head")}
 
 
 def prefixes(family: str) -> tuple[str, ...]:
