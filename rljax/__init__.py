@@ -1,3 +1,3 @@
-"""Reinforcement learning for language models in JAX: policy, value, reward and loss as pure functions."""
+"""Reinforcement learning for language models in JAX: policy, value and reward as pure functions."""
 
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rljax.errors import UserError
 from rljax.models.config import RopeScaling
 
 ACTIVATIONS = {
@@ -29,7 +30,7 @@ HF_ACTIVATIONS = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A config.json that names something that rljax cannot run as written."""
 
 

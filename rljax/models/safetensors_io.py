@@ -18,6 +18,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from rljax.errors import UserError
+
 FLOAT_DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -31,7 +33,7 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 
-class FileError(ValueError):
+class FileError(UserError, ValueError):
     """A weight file that cannot be read as what it claims to be."""
 
 

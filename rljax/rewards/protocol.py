@@ -16,13 +16,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from rljax.errors import UserError
 from rljax.types import Completions, Prompts
 
 QUOTE_CHARS = 200
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-class RewardError(ValueError):
+class RewardError(UserError, ValueError):
     """A reward that cannot be loaded or called, or scores that cannot be used."""
 
 

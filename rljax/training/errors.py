@@ -1,10 +1,8 @@
-"""Errors that a user can do something about: scripts print them without a traceback."""
+"""Errors of the training machinery that a user can put right."""
 
 from __future__ import annotations
 
-
-class UserError(Exception):
-    """Something outside the code is wrong; the message says where, why, and what to do."""
+from rljax.errors import UserError as UserError
 
 
 class ConfigError(UserError, ValueError):
