@@ -105,8 +105,8 @@ class RunningMoments(NamedTuple):
 
 def init_running_moments() -> RunningMoments:
     """Start with nothing seen."""
-    zero = jnp.zeros((), jnp.float32)
-    return RunningMoments(zero, zero, zero)
+    # three buffers: a state that is donated may not hold one buffer twice
+    return RunningMoments(*(jnp.zeros((), jnp.float32) for _ in range(3)))
 
 
 def update_running_moments(moments: RunningMoments, scores: jax.Array) -> RunningMoments:

@@ -17,10 +17,12 @@ One process writes: state that is spread over several machines is refused.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,24 @@ from rljax.training.manifest import (
 )
 
 _SAVING, _REPLACED, _DELETING, _DAMAGED = "saving-", "replaced-", "deleting-", "damaged-"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop the tracebacks that Orbax logs of errors which it raises too, and we report."""
+    repeated = record.filename in ("async_checkpointer.py", "future.py")
+    return not (repeated and "orbax" in record.pathname and record.levelno >= logging.ERROR)
+
+
+logging.getLogger("absl").addFilter(_is_news)
+
+
+def _wait_at_exit(reference: weakref.ref[Checkpoints]) -> None:
+    checkpoints = reference()
+    if checkpoints is not None:
+        try:
+            checkpoints.wait()
+        except CheckpointError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def _json_default(value: Any) -> Any:
@@ -92,6 +112,11 @@ class Checkpoints:
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)
         self._orbax = ocp.AsyncCheckpointer(handler)
         if not read_only:
+            # Orbax cannot finish a save once the interpreter has begun to end, and `atexit` is
+            # too late: executors are shut down before. This hook is theirs, and runs before it.
+            threading._register_atexit(  # type: ignore[attr-defined]
+                _wait_at_exit, weakref.ref(self)
+            )
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._recover()
@@ -115,6 +140,19 @@ class Checkpoints:
         scores = {step: self._score(step) for step in self.steps()}
         known = {step: score for step, score in scores.items() if score is not None}
         return max(known, key=lambda step: (known[step], -step)) if known else None
+
+    def arrays(self, step: int) -> dict[str, dict[str, Any]]:
+        """Return {path: {"shape", "dtype"}} of the arrays in a checkpoint.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, or it is damaged.
+        """
+        path = self._path(step)
+        try:
+            read_manifest(path)
+            return json.loads((path / "host.json").read_text(encoding="utf-8"))["arrays"]
+        except (Damaged, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from None
 
     def _path(self, step: int, prefix: str = "") -> Path:
         return self.directory / f"{prefix}{step:08d}"

@@ -1,0 +1,91 @@
+"""The typed configs of the experiment scripts: what to train, on what, how, how long.
+
+A file under configs/ holds one of these as `config`; every field is a flag of the script.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from rljax.algorithms.ppo import PPOConfig
+from rljax.rollout.distribution import SamplingConfig
+from rljax.tasks import TaskConfig
+from rljax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The language model that is the policy, and its reference."""
+
+    source: str = "smollm2-135m-instruct"
+    """A Hugging Face directory or hub id, a .gguf file, or a short name."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What parameters are stored and computed in."""
+    remat: bool = False
+    """Recompute layers in the backward pass: less memory, a third more time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOExperiment:
+    """PPO on a task: model, data, reward, algorithm, optimizer and length of the run."""
+
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    ppo: PPOConfig = PPOConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int = 40
+    """Training steps: one batch of completions each."""
+    seed: int = 0
+    """Of the data order, the sampling and the minibatches."""
+    workdir: str | None = None
+    """The run's directory; a run of the same config in it is resumed. None: runs/NAME-DATE-TIME."""
+    eval_prompts: int = 128
+    """Held-out prompts judged before and after training, never trained on; 0: no evaluation."""
+    eval_every: int = 0
+    """Steps between evaluations on the way; 0: only before and after."""
+    prompt_multiple: int = 16
+    """Prompts are left-padded to a multiple of this many tokens: few shapes, few compilations."""
+    checkpoint_every: int = 10
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints kept, besides the best."""
+    log_completions: int = 8
+    """Completions of each batch written to completions.jsonl and TensorBoard."""
+    max_ratio_gap: float | None = 1e-4
+    """Largest |ratio - 1| between sampler and learner at the first step of a run in float32; a
+    larger one stops the run. None: only logged, as it always is in bfloat16."""
+    max_start_kl: float | None = 1e-5
+    """Largest |KL| in nats per completion from the reference at step 0 in float32. None: off."""
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        for name in ("steps", "prompt_multiple", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("eval_prompts", "eval_every", "log_completions"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature is 0 (greedy): PPO needs a policy that samples")
+        if self.eval_prompts and self.task.held_out_fraction == 0:
+            raise ValueError(
+                "eval_prompts needs held-out prompts: set task.held_out_fraction above 0, "
+                "or eval_prompts to 0"
+            )
+        if self.eval_every and not self.eval_prompts:
+            raise ValueError("eval_every needs eval_prompts above 0")
+        if self.ppo.critic_warmup_steps >= self.steps:
+            raise ValueError(
+                f"ppo.critic_warmup_steps {self.ppo.critic_warmup_steps} leaves none of the "
+                f"{self.steps} steps for the policy"
+            )
+        if self.ppo.truncate_token is not None and (
+            self.ppo.truncate_after >= self.sampling.max_new_tokens
+        ):
+            raise ValueError(
+                f"ppo.truncate_after {self.ppo.truncate_after} is beyond the "
+                f"{self.sampling.max_new_tokens} completion tokens: every completion would be "
+                "penalised"
+            )

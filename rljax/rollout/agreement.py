@@ -1,0 +1,52 @@
+"""Stop a run whose sampler and learner disagree: all that PPO computes rests on their agreeing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rljax.errors import UserError
+from rljax.types import Completions
+
+
+class Disagreement(UserError):
+    """The same policy gives the same completion different probabilities in two places."""
+
+
+def check_ratio(
+    completions: Completions, log_probs: Any, *, tolerance: float, texts: list[str]
+) -> float:
+    """Compare the sampler's log-probs with the learner's, both [B, C], before anything is learnt.
+
+    Returns max |ratio - 1| over real tokens. Raises Disagreement when it exceeds `tolerance`, or
+    is no number: with the place, the two values, and what usually causes it.
+    """
+    mask = np.asarray(completions.mask)
+    sampled, scored = np.asarray(completions.log_probs), np.asarray(log_probs)
+    gaps = np.where(mask, np.abs(np.expm1(scored - sampled)), 0.0)
+    gaps = np.where(np.isfinite(gaps), gaps, np.inf)
+    row, place = np.unravel_index(int(np.argmax(gaps)), gaps.shape)
+    gap = float(gaps[row, place])
+    if gap > tolerance:
+        wrong = int(np.sum(gaps > tolerance))
+        raise Disagreement(
+            f"sampler and learner disagree on the policy: |ratio - 1| is {gap:.3g} (allowed "
+            f"{tolerance:g}) at completion {row}, token {place}: log-prob "
+            f"{sampled[row, place]:.6f} when sampled, {scored[row, place]:.6f} when scored; "
+            f"{wrong} of {int(mask.sum())} "
+            f"tokens are off. Completion: {texts[row]!r}. Positions under padding, temperature, "
+            "top-k/top-p or the weights differ between the two, or the arithmetic is coarser than "
+            "float32 (then raise --max-ratio-gap, or set it to None)"
+        )
+    return gap
+
+
+def check_start_kl(kl: float, *, tolerance: float) -> None:
+    """Raise Disagreement unless the policy starts as its reference: |KL| in nats per completion."""
+    if not abs(kl) <= tolerance:
+        raise Disagreement(
+            f"the KL from the reference is {kl:.3g} nats per completion before the first update "
+            f"(allowed {tolerance:g}): policy and reference do not start from the same weights, or "
+            "are not scored under the same distribution (see --max-start-kl)"
+        )

@@ -1,0 +1,82 @@
+"""Judge a policy on fixed prompts: what it writes, its scores, its KL from the reference.
+
+B prompts of a batch, N of the evaluation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rljax.tasks.prompts import PromptSet, make_batch
+from rljax.tasks.task import Task
+from rljax.types import Completions, Prompts
+
+Act = Callable[[Prompts], Completions]
+LogProbs = Callable[[Prompts, Completions], jax.Array]
+
+
+def decode_completions(tokenizer: Any, completions: Completions) -> list[str]:
+    """Turn completions [B, C] into B texts, without special tokens."""
+    tokens, mask = np.asarray(completions.tokens), np.asarray(completions.mask)
+    rows = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A policy's completions of N prompts, with one number each."""
+
+    prompts: list[str]
+    completions: list[str]
+    scores: np.ndarray
+    """[N] float32, as the task's reward gives them."""
+    kl: np.ndarray
+    """[N] float32: k1 estimate of KL(policy || reference), nats per completion."""
+    lengths: np.ndarray
+    """[N] int: tokens, EOS included."""
+
+
+def evaluate(
+    act: Act,
+    ref_log_probs: LogProbs,
+    task: Task,
+    prompts: PromptSet,
+    indices: np.ndarray,
+    *,
+    tokenizer: Any,
+    pad_id: int,
+    batch_size: int,
+    multiple: int,
+) -> Evaluation:
+    """Complete and judge the prompts at `indices`, in batches of one shape.
+
+    The last batch is filled up with prompts whose results are dropped, so that nothing is compiled
+    for it; a prompt's completion does not depend on its batch.
+    """
+    texts: list[str] = []
+    scores, kls, lengths = [], [], []
+    for start in range(0, len(indices), batch_size):
+        chosen = indices[start : start + batch_size]
+        filled = np.resize(chosen, batch_size)
+        width = -(-prompts.max_tokens // multiple) * multiple
+        batch = make_batch(prompts, filled, pad_id=pad_id, multiple=multiple, length=width)
+        made = act(batch)
+        real = len(chosen)
+        difference = np.asarray(made.log_probs) - np.asarray(ref_log_probs(batch, made))
+        kls.append(np.sum(np.where(made.mask, difference, 0), axis=1)[:real])
+        lengths.append(np.sum(made.mask, axis=1)[:real])
+        written = decode_completions(tokenizer, made)[:real]
+        scores.append(task.score(prompts, chosen, written))
+        texts.extend(written)
+    return Evaluation(
+        [prompts.texts[int(i)] for i in indices],
+        texts,
+        np.concatenate(scores),
+        np.concatenate(kls),
+        np.concatenate(lengths),
+    )
