@@ -1,8 +1,11 @@
 """Checkpoints: exact round trips, donation, keeping, damage, full disks."""
 
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+import rljax
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.errors import CheckpointError, CheckpointMismatch
 
@@ -257,7 +261,7 @@ def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path):
         Checkpoints(tmp_path / "file" / "checkpoints")
 
 
-def test_a_full_disk_is_a_clear_error_and_keeps_the_earlier_one(tmp_path):
+def test_a_full_disk_is_a_clear_error_and_keeps_the_earlier_one(tmp_path, capfd):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.zeros(10)})
@@ -271,6 +275,7 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_earlier_one(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert "the checkpoint of step 1 is intact" in str(error.value)
         assert str(tmp_path) in str(error.value)
+        assert "Traceback" not in capfd.readouterr().err
         checkpoints.save(2, {"x": jnp.ones(10)})
         assert checkpoints.restore(like={"x": jnp.zeros(10)})[0] == 2
 
@@ -280,3 +285,35 @@ def test_files_are_plain_json_beside_orbax(two_checkpoints):
     assert content["arrays"] == {"x": {"shape": [20000], "dtype": "int32"}}
     names = sorted(path.name for path in (two_checkpoints / "00000002").iterdir())
     assert names == ["host.json", "manifest.json", "state"]
+
+
+EXIT = """
+import sys
+import jax.numpy as jnp
+from rljax.training.checkpoint import Checkpoints
+checkpoints = Checkpoints(sys.argv[1])
+checkpoints.save(1, {"x": jnp.arange(3_000_000)})
+if sys.argv[2] == "raise":
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("end", ["return", "raise"])
+def test_a_script_that_ends_without_closing_still_saves(tmp_path, end):
+    environment = os.environ | {"PYTHONPATH": str(Path(rljax.__file__).parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-c", EXIT, str(tmp_path), end],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == (3 if end == "raise" else 0) and result.stderr == ""
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(like={"x": jnp.zeros(3_000_000, jnp.int32)})[0] == 1
+
+
+def test_the_arrays_of_a_checkpoint_can_be_listed(two_checkpoints, tmp_path):
+    with Checkpoints(two_checkpoints, read_only=True) as checkpoints:
+        assert checkpoints.arrays(2) == {"x": {"shape": [20000], "dtype": "int32"}}
+        with pytest.raises(CheckpointError, match="00000009 cannot be read"):
+            checkpoints.arrays(9)
