@@ -158,7 +158,7 @@ def _check(directory: Path, config: Any, ignore: tuple[str, ...]) -> bool:
                 "whether it is the same run; choose another --workdir"
             )
         return False
-    rows = differences(_read_json(directory), config, ignore)
+    rows = differences(read_json(directory), config, ignore)
     if rows:
         raise ConfigMismatch(
             f"{directory} holds a run of another config:\n{_table(rows)}\n"
@@ -167,7 +167,12 @@ def _check(directory: Path, config: Any, ignore: tuple[str, ...]) -> bool:
     return True
 
 
-def _read_json(directory: Path) -> Any:
+def read_json(directory: Path) -> Any:
+    """Return the config of a run directory as JSON.
+
+    Raises:
+      UserError: it is no run directory, or its config cannot be read.
+    """
     path = directory / CONFIG_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -184,7 +189,7 @@ def read_config(directory: str | Path, config_type: type[Config]) -> Config:
       UserError: it is no run directory, or its config does not fit `config_type`.
     """
     path = Path(directory).expanduser()
-    data = _read_json(path)
+    data = read_json(path)
     try:
         return config_from_json(config_type, data)
     except ConfigError as error:

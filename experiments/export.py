@@ -1,0 +1,56 @@
+"""Write the policy of a run as a Hugging Face directory, which `transformers` loads.
+
+    python experiments/export.py --run runs/ppo-20260101-120000 --out my-model
+    python experiments/export.py --run runs/ppo-20260101-120000 --out my-model --checkpoint best
+
+The value head of a shared critic goes into a file of its own beside the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from rljax.errors import UserError
+from rljax.models import save_pretrained
+from rljax.training.flags import plain_errors
+from rljax.training.trained import is_run, load_trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the policy of a run as a Hugging Face directory."""
+
+    run: str
+    """The run directory."""
+    out: str
+    """Where to write; a model that stands there is replaced."""
+    checkpoint: Literal["last", "best"] | int = "last"
+    """The newest checkpoint, the one with the highest score, or that of a step."""
+
+
+def export(options: Export) -> Path:
+    """Load the checkpoint and write the directory."""
+    out = Path(options.out).expanduser()
+    if is_run(out):
+        raise UserError(f"{out} is a run directory: give --out another place")
+    trained = load_trained(options.run, options.checkpoint)
+    try:
+        save_pretrained(out, trained.pretrained)
+    except OSError as error:
+        raise UserError(f"the model cannot be written to {out}: {error}") from error
+    print(f"wrote the policy of step {trained.step} of {options.run} to {out}")
+    return out
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = tyro.cli(Export, args=argv, description=__doc__)
+    with plain_errors():
+        export(options)
+
+
+if __name__ == "__main__":
+    main()

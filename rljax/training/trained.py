@@ -1,0 +1,90 @@
+"""The policy of a run directory, for scripts that use what was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from rljax.errors import UserError
+from rljax.models import Pretrained, load_pretrained
+from rljax.training.checkpoint import Checkpoints
+from rljax.training.run import read_json
+
+Which = Literal["last", "best"] | int
+
+
+class Trained(NamedTuple):
+    """A policy as a checkpoint holds it."""
+
+    pretrained: Pretrained
+    """Model, trained parameters and tokenizer; `heads["value"]` where the critic shares the trunk
+    (a critic of its own is no part of the policy, and stays in the run)."""
+    step: int
+    """Training steps done."""
+    config: dict[str, Any]
+    """The run's config, as JSON."""
+
+
+def is_run(directory: str | Path) -> bool:
+    """Say whether a directory is that of a run that has saved a checkpoint."""
+    checkpoints = Path(directory).expanduser() / "checkpoints"
+    return checkpoints.is_dir() and (checkpoints.parent / "config.json").is_file()
+
+
+def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
+    """Load the policy of a run; the run may be training meanwhile.
+
+    Args:
+      directory: the run directory.
+      checkpoint: the newest one, the one with the highest score, or that of a step.
+
+    Raises:
+      UserError: it is no run directory, has no such checkpoint, or its model cannot be loaded.
+    """
+    directory = Path(directory).expanduser()
+    config = read_json(directory)
+    try:
+        source, dtype = config["model"]["source"], config["model"]["dtype"]
+    except (KeyError, TypeError):
+        raise UserError(f"{directory / 'config.json'} is not of a run: no model.source") from None
+    pretrained = load_pretrained(source, dtype=dtype)
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        step = _pick(checkpoints, checkpoint)
+        like: dict[str, Any] = {"policy": _shapes(pretrained.params)}
+        if "params.value_head.kernel" in checkpoints.arrays(step):
+            hidden = pretrained.model.config.hidden_size
+            like["value_head"] = {
+                "kernel": jax.ShapeDtypeStruct((1, hidden), "float32"),
+                "bias": jax.ShapeDtypeStruct((1,), "float32"),
+            }
+        wanted = None if checkpoint == "last" else step  # the newest may turn out damaged
+        found = checkpoints.restore({"params": like}, step=wanted, partial=True)
+    assert found is not None  # there was a step to pick
+    step, state, _ = found
+    params = state["params"]
+    heads = {"value": params["value_head"]} if "value_head" in params else {}
+    trained = dataclasses.replace(pretrained, params=params["policy"], heads=heads)
+    return Trained(trained, step, config)
+
+
+def _pick(checkpoints: Checkpoints, checkpoint: Which) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"there is no checkpoint in {checkpoints.directory} yet")
+    if checkpoint == "last":
+        return steps[-1]
+    if checkpoint == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            raise UserError(f"no checkpoint in {checkpoints.directory} has a score: take the last")
+        return best
+    if checkpoint not in steps:
+        raise UserError(f"no checkpoint of step {checkpoint}; there are {steps}")
+    return checkpoint
+
+
+def _shapes(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
