@@ -124,9 +124,15 @@ def random_pretrained(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    params = jax.jit(model.init, static_argnums=1)(jax.random.key(seed), _dtype(dtype))
+    params = _initialiser(config)(jax.random.key(seed), _dtype(dtype))
     eos, pad = (tokenizer.eos_token_id,), tokenizer.pad_token_id
     return Pretrained(model, params, tokenizer, hf_config, eos, pad)
+
+
+@functools.lru_cache(maxsize=8)
+def _initialiser(config: TransformerConfig) -> Any:
+    """Compile a configuration's init once, for models that differ by their seed only."""
+    return jax.jit(make_model(config).init, static_argnums=1)
 
 
 def _load_directory(directory: Path, dtype: np.dtype) -> Pretrained:
