@@ -83,7 +83,8 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
             if kind in (CONTROL, USER_DEFINED)
         ]
     )
-    if file.metadata.get("tokenizer.ggml.add_bos_token", False):
+    # llama.cpp begins Llama 3's texts with BOS unless the file forbids it, others if it asks so.
+    if file.metadata.get("tokenizer.ggml.add_bos_token", split == "llama-bpe"):
         number = file.get("tokenizer.ggml.bos_token_id")
         tokenizer.post_processor = processors.Sequence(
             [

@@ -33,7 +33,7 @@ from rljax.models.safetensors_io import (
     write_tensors,
 )
 from rljax.models.sources import RANDOM_PREFIX, resolve
-from rljax.models.tokenizer import byte_tokenizer, directory_tokenizer
+from rljax.models.tokenizer import byte_tokenizer, directory_tokenizer, save_tokenizer
 from rljax.models.transformer import Model, make_model
 from rljax.models.weights import Params, WeightsError, flatten, unflatten
 
@@ -250,7 +250,7 @@ def save_pretrained(
         write_tensors(temporary, weights, shard_bytes)
         _write_json(temporary / "config.json", {**content, "dtype": dtype})
         _write_json(temporary / "generation_config.json", generation)
-        pretrained.tokenizer.save_pretrained(str(temporary))
+        save_tokenizer(pretrained.tokenizer, temporary)
         if pretrained.heads:
             write_file(temporary / HEADS_FILE, _plan_heads(pretrained.heads))
     return directory

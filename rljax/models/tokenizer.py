@@ -5,6 +5,7 @@ transformers' Auto classes import torch where it is installed; the class used he
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def directory_tokenizer(directory: Path) -> Any:
             f"AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained({str(directory)!r})"
         )
     return fast_tokenizer_class().from_pretrained(str(directory))
+
+
+def save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    """Write a tokenizer's files, under a class name that transformers 4 and 5 both know."""
+    tokenizer.save_pretrained(str(directory))
+    path = directory / "tokenizer_config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("tokenizer_class") == "TokenizersBackend":
+        content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def byte_tokenizer() -> Any:

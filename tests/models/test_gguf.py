@@ -12,6 +12,7 @@ from rljax.models.config import RopeScaling
 from rljax.models.families import read_config
 from rljax.models.gguf_file import TENSOR_TYPES, read_gguf, read_gguf_tensor
 from rljax.models.gguf_model import gguf_config, gguf_rows
+from rljax.models.gguf_tokenizer import PRE_TOKENIZERS
 from rljax.models.safetensors_io import FileError
 from rljax.models.weights import WeightsError, flatten, pack
 from tests.goldens.golden import load_golden, write_golden
@@ -20,7 +21,9 @@ WORDS = [f"w{i}" for i in range(60)] + ["<s>", "</s>", "<pad>", "<unk>"]
 BYTES = ["!", "a", "b", "ab", "Ġ", "Ġa", "1", "2"]
 
 
-def add_tokenizer(writer, pre="gpt-2", model="gpt2"):
+def add_tokenizer(writer, pre="gpt-2", model="gpt2", begin=None):
+    if begin is not None:
+        writer.add_add_bos_token(begin)
     words = BYTES + WORDS[len(BYTES) :]
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
@@ -154,6 +157,35 @@ def test_the_tokenizer_is_built(tmp_path):
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (60, 61, 63)
     chat = [{"role": "user", "content": "ab"}]
     assert tokenizer.apply_chat_template(chat, tokenize=False) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("gpt-2", ["a", "Ġ12345", "!?", "ĊĠ", "Ġb", "'t"]),
+        ("smollm", ["a", "Ġ", "1", "2", "3", "4", "5", "!?", "ĊĠ", "Ġb", "'t"]),
+        ("llama-bpe", ["a", "Ġ", "123", "45", "!?Ċ", "Ġ", "Ġb", "'t"]),
+        ("qwen2", ["a", "Ġ", "1", "2", "3", "4", "5", "!?Ċ", "Ġ", "Ġb", "'t"]),
+    ],
+)
+def test_each_rule_splits_text_its_own_way(pre, pieces):
+    split = PRE_TOKENIZERS[pre]().pre_tokenize_str("a 12345!?\n  b't")
+    assert [piece for piece, _ in split] == pieces
+
+
+@pytest.mark.parametrize(
+    ("options", "begins"),
+    [
+        ({"pre": "gpt-2"}, False),
+        ({"pre": "gpt-2", "begin": True}, True),
+        ({"pre": "llama-bpe"}, True),
+        ({"pre": "llama-bpe", "begin": False}, False),
+    ],
+)
+def test_bos_is_added_where_llama_cpp_adds_it(options, begins, tmp_path):
+    tokenizer = load_tokenizer(write_model(tmp_path / "m.gguf", "llama", tmp_path, **options))
+    ids = tokenizer("ab").input_ids
+    assert ids == ([60] if begins else []) + [BYTES.index("ab")]
 
 
 def test_errors_name_file_and_key(tmp_path):
