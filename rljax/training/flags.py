@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,11 @@ def parse_config(
         f"those of {chosen} (variants of this file: {', '.join(file.variants) or 'none'}). "
         f"Without it: {default}."
     )
-    parsed = tyro.cli(type(config), default=config, args=rest, description=text.strip())
+    try:
+        parsed = tyro.cli(type(config), default=config, args=rest, description=text.strip())
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     with plain_errors():
         validate(parsed)
     return parsed
