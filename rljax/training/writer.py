@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,15 +96,31 @@ def _whole_lines(path: Path) -> list[str]:
     return texts
 
 
-def _cut(path: Path, resume_step: int | None) -> None:
-    """Drop the lines beyond `resume_step` (all where it is None) and half a last line."""
+def _cut(path: Path, resume_step: int | None, size: int | None) -> None:
+    """Drop what was written after `size` bytes, or where that is unknown beyond `resume_step`."""
     if not path.exists():
         return
-    lines = [] if resume_step is None else _whole_lines(path)
-    kept = [line for line in lines if json.loads(line)["step"] <= (resume_step or 0)]
-    text = "".join(line + "\n" for line in kept)
-    if len(text.encode("utf-8")) != path.stat().st_size:
-        write_text_atomically(path, text)
+    if resume_step is None:
+        kept = b""
+    elif size is not None and _is_line_end(path, size):
+        kept = path.read_bytes()[:size]
+    else:
+        if size is not None:
+            text = f"rljax: {path} is not as it was at step {resume_step}; cutting it by its steps"
+            print(text, file=sys.stderr, flush=True)
+        lines = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
+        kept = "".join(line + "\n" for line in lines).encode("utf-8")
+    if len(kept) != path.stat().st_size:
+        write_text_atomically(path, kept.decode("utf-8"))
+
+
+def _is_line_end(path: Path, size: int) -> bool:
+    """Say whether a file has `size` bytes or more, the last of them a line's end."""
+    if size == 0:
+        return True
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return file.read(1) == b"\n"
 
 
 def escape_markdown(text: str) -> str:
@@ -136,18 +153,25 @@ class MetricsWriter:
       workdir: the run directory; `tensorboard --logdir` of it or of its parent shows the run.
       resume_step: step of the checkpoint that the run goes on from; later lines are cut. None
         starts the files anew.
+      sizes: what `flush` returned just before that checkpoint was saved: the files are cut to
+        just there, so that lines of the same step that came after it go too.
 
     Raises:
       UserError: the directory cannot be written, or a file there is not what it should be.
     """
 
-    def __init__(self, workdir: str | Path, resume_step: int | None = None) -> None:
+    def __init__(
+        self,
+        workdir: str | Path,
+        resume_step: int | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         self.workdir = Path(workdir)
         self._first_step = resume_step or 0
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
-            self._metrics = self._open("metrics.jsonl", resume_step)
-            self._completions = self._open("completions.jsonl", resume_step)
+            self._metrics = self._open("metrics.jsonl", resume_step, sizes)
+            self._completions = self._open("completions.jsonl", resume_step, sizes)
             self._board = SummaryWriter(
                 str(self.workdir),
                 purge_step=0 if resume_step is None else resume_step + 1,
@@ -157,8 +181,8 @@ class MetricsWriter:
         except OSError as error:
             raise UserError(f"metrics cannot be written to {self.workdir}: {error}") from error
 
-    def _open(self, name: str, resume_step: int | None) -> TextIO:
-        _cut(self.workdir / name, resume_step)
+    def _open(self, name: str, resume_step: int | None, sizes: Mapping[str, int] | None) -> TextIO:
+        _cut(self.workdir / name, resume_step, sizes.get(name) if sizes else None)
         return (self.workdir / name).open(
             "a", encoding="utf-8", errors="backslashreplace", newline="\n"
         )
@@ -251,12 +275,19 @@ class MetricsWriter:
         for summary in (experiment, start):
             self._board.file_writer.add_summary(summary, 0)
 
-    def flush(self) -> None:
-        """Force everything written so far to the disk: call it before a checkpoint is saved."""
+    def flush(self) -> dict[str, int]:
+        """Force everything written so far to the disk: call it before a checkpoint is saved.
+
+        Returns:
+          {"metrics.jsonl": bytes, "completions.jsonl": bytes}, for the checkpoint's host state.
+        """
+        sizes = {}
         for file in (self._metrics, self._completions):
             file.flush()
             os.fsync(file.fileno())
+            sizes[Path(file.name).name] = os.fstat(file.fileno()).st_size
         self._board.flush()
+        return sizes
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -100,6 +100,23 @@ def test_resume_gives_the_files_of_an_unbroken_run(tmp_path):
     assert [event.step for event in texts] == [0, 1, 2, 3, 4, 5]
 
 
+def test_sizes_cut_lines_of_the_same_step_too(tmp_path, capsys):
+    with MetricsWriter(tmp_path) as writer:
+        writer.scalars(2, {"loss": 0.5})
+        sizes = writer.flush()  # here a checkpoint of step 2 is saved
+        writer.scalars(2, {"eval/scores": 1.0})
+        writer.completions(2, [{"prompt": "a", "completion": "b"}])
+    MetricsWriter(tmp_path, 2, sizes).close()
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 2, "loss": 0.5}]
+    assert (tmp_path / "completions.jsonl").read_bytes() == b""
+    assert capsys.readouterr().err == ""
+    for edited in ('{"step": 2}\n', '{"step": 2, "loss": 0.123456789}\n'):
+        (tmp_path / "metrics.jsonl").write_text(edited + '{"step": 3}\n')
+        MetricsWriter(tmp_path, 2, {"metrics.jsonl": 27}).close()
+        assert (tmp_path / "metrics.jsonl").read_text() == edited
+        assert "not as it was at step 2" in capsys.readouterr().err
+
+
 def test_half_a_last_line_goes_even_when_its_step_is_kept(tmp_path):
     run(tmp_path, range(2))
     whole = (tmp_path / "metrics.jsonl").read_bytes()
