@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gguf
+import jax
 import numpy as np
 import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -89,7 +90,8 @@ def test_a_gguf_file_gives_the_recorded_logits(case, tmp_path):
     golden = load_golden(case)
     pretrained = load_pretrained(write_model(tmp_path / "model.gguf", case, tmp_path))
     assert pretrained.model.config == read_config(golden.config)
-    logits = pretrained.model.apply(pretrained.params, golden.tokens, golden.mask)
+    apply = jax.jit(pretrained.model.apply)
+    logits = apply(pretrained.params, golden.tokens, golden.mask)
     assert np.abs(np.asarray(logits) - golden.logits)[golden.mask].max() <= 1e-4
     assert (pretrained.eos_token_ids, pretrained.pad_token_id) == ((61,), 62)
     assert read_config(pretrained.hf_config) == pretrained.model.config

@@ -10,6 +10,9 @@ import pytest
 from rljax.models import load_pretrained, save_pretrained
 from rljax.models.safetensors_io import find_tensors, read_tensor
 from rljax.models.weights import flatten
+from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.sampler import make_sampler
+from rljax.types import Prompts
 from tests.goldens.cases import CASES, EOS, GENERATED, LENGTH
 from tests.goldens.golden import golden_weights, load_golden, write_golden
 
@@ -47,6 +50,28 @@ def test_greedy_tokens_equal_generate(loaded):
         logits[EOS] = -np.inf  # recorded with it forbidden, to reach the full length
         tokens[0, i], mask[0, i] = logits.argmax(), True
     np.testing.assert_array_equal(tokens[:1, PROMPT:], golden.greedy)
+
+
+QUICK = ("gemma3_text", "gpt_neox")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+)
+def test_the_sampler_equals_generate(case, tmp_path):
+    """Prefill and cached decoding of left-padded prompts, with every family's options."""
+    golden = load_golden(case)
+    pretrained = load_pretrained(write_golden(case, tmp_path))
+    sampling = SamplingConfig(max_new_tokens=GENERATED, min_new_tokens=GENERATED, temperature=0.0)
+    sample = make_sampler(pretrained.model, sampling, pretrained.eos_token_ids, 0)
+    tokens = np.array(golden.tokens[:2, : PROMPT + 4])
+    tokens[0, 4:] = golden.tokens[0, :PROMPT]
+    mask = np.ones(tokens.shape, bool)
+    mask[0, :4] = False
+    prompts = Prompts(tokens, mask, np.arange(2), np.zeros(2, np.int32))
+    made = jax.jit(sample)(pretrained.params, None, prompts, jax.random.key(0))
+    np.testing.assert_array_equal(made.tokens[:1], golden.greedy)
 
 
 def test_a_save_holds_the_tensors_that_transformers_wrote(loaded, tmp_path):
