@@ -23,11 +23,12 @@ config = PPOExperiment(
         batch_size=32,
         num_epochs=1,
         num_minibatches=2,
+        gae_lambda=1.0,
         whiten_rewards=False,
-        kl=KLConfig(coef=0.02, controller="fixed"),
+        kl=KLConfig(coef=0.04, controller="fixed"),
     ),
-    optimizer=OptimizerConfig(learning_rate=2e-5, schedule="linear", adam_eps=1e-5),
-    steps=40,
+    optimizer=OptimizerConfig(learning_rate=6e-5, schedule="linear", adam_eps=1e-5),
+    steps=24,
 )
 
 variants = {

@@ -19,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms import ppo
+from rljax.algorithms.actor_critic import init_state, make_act
+from rljax.algorithms.metrics import rollout_kl
 from rljax.errors import UserError
 from rljax.experiment import PPOExperiment
-from rljax.models import load_pretrained
+from rljax.kl import make_kl_controller
+from rljax.models import load_pretrained, make_model
 from rljax.models.flops import forward_flops
 from rljax.reporting.statistics import bootstrap_mean, bootstrap_paired_difference
 from rljax.rollout.agreement import check_ratio, check_start_kl
@@ -51,8 +54,6 @@ class Setup:
         self.pretrained = load_pretrained(config.model.source, dtype=config.model.dtype)
         self.model = self.pretrained.model
         if config.model.remat:
-            from rljax.models import make_model
-
             self.model = make_model(self.model.config, remat=True)
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
@@ -69,7 +70,14 @@ class Setup:
             config.optimizer, num_steps=config.steps, updates_per_step=updates
         )
         self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
-        act = ppo.make_act(self.model, config.ppo, config.sampling, eos, pad)
+        act = make_act(
+            self.model,
+            config.sampling,
+            eos,
+            pad,
+            truncate_token=config.ppo.truncate_token,
+            truncate_after=config.ppo.truncate_after,
+        )
         score = make_score(self.model, config.sampling, eos, rows=config.ppo.score_rows)
         update = ppo.make_update(self.model, config.ppo, config.sampling, eos, self.optimizer)
         self.act = jax.jit(act)
@@ -80,11 +88,12 @@ class Setup:
 
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
-        return ppo.init_state(
+        return init_state(
             self.pretrained.params,
-            self.config.ppo,
             self.model.config.hidden_size,
             self.optimizer,
+            critic=self.config.ppo.critic,
+            kl_coef=make_kl_controller(self.config.ppo.kl).init(),
         )
 
     def role_key(self, role: int, step: int = 0) -> jax.Array:
@@ -147,7 +156,7 @@ def first_step_checks(setup: Setup, state: TrainState, rollout: Rollout, texts: 
         scored = setup.score(state.params["policy"], rollout.prompts, rollout.completions)
         check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
     if config.max_start_kl is not None and int(state.step) == 0:
-        check_start_kl(float(ppo.rollout_kl(rollout)), tolerance=config.max_start_kl)
+        check_start_kl(float(rollout_kl(rollout)), tolerance=config.max_start_kl)
 
 
 def check_finite(metrics: dict[str, float], step: int) -> None:
@@ -230,14 +239,16 @@ def train(setup: Setup, run: Run) -> None:
     checkpoints = Checkpoints(run.checkpoint_dir, keep_last=config.keep_checkpoints)
     state = setup.first_state()
     held: dict[str, Any] = {"before": None}
+    sizes: dict[str, int] | None = None
     found = checkpoints.restore(saved_part(config, state)) if run.resumed else None
     if found is not None:
         _, restored, held = found
+        sizes = held.pop("files")
         reference = restored.ref_params or state.ref_params
         state = restored._replace(ref_params=reference)
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)
-    writer = MetricsWriter(run.directory, resume_step=start if found else None)
+    writer = MetricsWriter(run.directory, resume_step=start if found else None, sizes=sizes)
     with checkpoints, writer, CompileCounter() as compiled, Progress(config.steps, start) as bar:
         if found is None:
             writer.config_text(config_to_json(config))
@@ -285,8 +296,8 @@ def save(
     score: float | None,
 ) -> None:
     """Save the state of a step, after its metrics are on disk."""
-    writer.flush()
-    checkpoints.save(step, saved_part(setup.config, state), held, score=score)
+    files = writer.flush()
+    checkpoints.save(step, saved_part(setup.config, state), {**held, "files": files}, score=score)
 
 
 def one_step(
@@ -336,7 +347,8 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config("configs/ppo_sentiment.py", argv, PPOExperiment, __doc__ or "")
     with plain_errors():
         enable_compilation_cache()
-        with open_run(config.workdir, config, name="ppo") as run:
+        changeable = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions")
+        with open_run(config.workdir, config, ignore=changeable, name="ppo") as run:
             print(f"run directory: {run.directory}")
             train(Setup(config), run)
 

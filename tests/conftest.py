@@ -11,16 +11,16 @@ from rljax.models.transformer import Model, make_model
 
 
 def tiny_config(**changes) -> TransformerConfig:
-    sizes = dict(
-        vocab_size=61,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        intermediate_size=64,
-        context_length=64,
-    )
+    sizes = {
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 64,
+        "context_length": 64,
+    }
     return TransformerConfig(**(sizes | changes))
 
 

@@ -4,7 +4,7 @@ Schulman et al. 2017 (https://arxiv.org/abs/1707.06347) in the form of Ziegler e
 (https://arxiv.org/abs/1909.08593), with the details of Huang et al. 2023 and 2024
 (https://arxiv.org/abs/2403.17031).
 
-B completions a step, P prompt slots, C completion slots, D hidden.
+B completions a step, C completion slots.
 """
 
 from __future__ import annotations
@@ -18,36 +18,26 @@ import jax.numpy as jnp
 import optax
 
 from rljax.advantages import gae
-from rljax.kl import KLConfig, kl_estimate, make_kl_controller
+from rljax.algorithms.actor_critic import critic_values
+from rljax.algorithms.learner import Metrics, make_learner
+from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
+from rljax.kl import KLConfig, make_kl_controller
 from rljax.losses import clipped_policy_loss, clipped_value_loss
-from rljax.masking import (
-    LossAggregation,
-    masked_mean,
-    masked_std,
-    masked_var,
-    masked_whiten,
-    token_weights,
-    weighted_loss,
-)
-from rljax.models.heads import apply_scalar_head, init_value_head
+from rljax.masking import LossAggregation, masked_whiten, token_weights, weighted_loss
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import (
     clip_scores,
-    init_running_moments,
     penalise_missing_eos,
     penalise_not_found,
     scale_scores,
     token_rewards,
-    truncate_completions,
     update_running_moments,
 )
 from rljax.rollout.distribution import SamplingConfig
-from rljax.rollout.sampler import Sample, make_sampler
-from rljax.rollout.scoring import Score, completion_hidden, make_score
-from rljax.types import Completions, Prompts, Rollout, TrainState
+from rljax.rollout.scoring import Score, make_score
+from rljax.types import Completions, Rollout, TrainState
 
 Params = dict[str, Any]
-Metrics = dict[str, jax.Array]
 Update = Callable[[TrainState, Rollout, jax.Array, jax.Array], tuple[TrainState, Metrics]]
 
 
@@ -160,78 +150,6 @@ class PPOConfig:
                 raise ValueError(f"ppo.{name} is {getattr(self, name)}; it must be {rule}")
 
 
-# -------------------------------------------------------------------------------------- Collect
-
-
-def init_state(
-    policy: Params, config: PPOConfig, hidden_size: int, optimizer: optax.GradientTransformation
-) -> TrainState:
-    """Make the state before the first step; reference (and separate critic) start as the policy."""
-    head = init_value_head(hidden_size)
-    params: Params = {"policy": policy}
-    if config.critic == "shared":
-        params["value_head"] = head
-    else:
-        params["critic"] = {"trunk": jax.tree.map(jnp.copy, policy), "value_head": head}
-    return TrainState(
-        params=params,
-        ref_params=jax.tree.map(jnp.copy, policy),
-        opt_state=optimizer.init(params),
-        kl_coef=make_kl_controller(config.kl).init(),
-        score_moments=init_running_moments(),
-        step=jnp.int32(0),
-    )
-
-
-def make_act(
-    model: Model,
-    config: PPOConfig,
-    sampling: SamplingConfig,
-    eos_token_ids: Sequence[int],
-    pad_token_id: int,
-) -> Callable[[Params, Prompts, jax.Array], Completions]:
-    """Build act(params, prompts, key) -> Completions: sample, truncate, value.
-
-    Values of a shared critic come out of the decode; a separate critic runs once over the result.
-    """
-    sample: Sample = make_sampler(model, sampling, eos_token_ids, pad_token_id)
-
-    def act(params: Params, prompts: Prompts, key: jax.Array) -> Completions:
-        made = sample(params["policy"], params.get("value_head"), prompts, key)
-        if config.truncate_token is not None:
-            tokens, mask, _ = truncate_completions(
-                made.tokens,
-                made.mask,
-                truncate_token=config.truncate_token,
-                truncate_after=config.truncate_after,
-                pad_id=pad_token_id,
-            )
-            made = Completions(
-                tokens, mask, jnp.where(mask, made.log_probs, 0), jnp.where(mask, made.values, 0)
-            )
-        if config.critic == "separate":
-            critic = params["critic"]
-            hidden = completion_hidden(model, critic["trunk"], prompts, made)
-            values = apply_scalar_head(critic["value_head"], hidden)
-            made = made._replace(values=jnp.where(made.mask, values, 0))
-        return made
-
-    return act
-
-
-def make_collect(
-    act: Callable[[Params, Prompts, jax.Array], Completions], score: Score
-) -> Callable[[Params, Params, Prompts, jax.Array], Rollout]:
-    """Compose collect(params, ref_params, prompts, key) -> Rollout from act and score."""
-
-    def collect(params: Params, ref_params: Params, prompts: Prompts, key: jax.Array) -> Rollout:
-        completions = act(params, prompts, key)
-        ref_log_probs = score(ref_params, prompts, completions).log_probs
-        return Rollout(prompts, completions, ref_log_probs)
-
-    return collect
-
-
 # ------------------------------------------------------------------------ Advantages and targets
 
 
@@ -310,13 +228,7 @@ def loss_fn(
     """
     rollout, completions = batch.rollout, batch.rollout.completions
     scored = score(params["policy"], rollout.prompts, completions)
-    if config.critic == "shared":
-        values = apply_scalar_head(params["value_head"], scored.hidden)
-    else:
-        critic = params["critic"]
-        hidden = completion_hidden(model, critic["trunk"], rollout.prompts, completions)
-        values = apply_scalar_head(critic["value_head"], hidden)
-    values = jnp.where(completions.mask, values, 0)
+    values = critic_values(model, params, rollout.prompts, completions, scored.hidden)
     policy_losses, clipped = clipped_policy_loss(
         scored.log_probs,
         completions.log_probs,
@@ -347,9 +259,6 @@ def loss_fn(
     return loss, metrics
 
 
-MAXIMA = ("policy/ratio_max", "health/sampler_logprob_gap")
-
-
 # -------------------------------------------------------------------------------------- Update
 
 
@@ -363,6 +272,7 @@ def make_update(
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 
     Pure: epochs x minibatches x parts run inside. `key` only shuffles sequences into minibatches.
+    Raises ValueError for an impossible config.
     """
     config.validate()
     score = make_score(
@@ -373,34 +283,13 @@ def make_update(
         rows=config.score_rows,
     )
     controller = make_kl_controller(config.kl)
-
-    def gradients(params: Params, batch: Minibatch) -> tuple[Params, Metrics]:
-        """Sum gradients over the parts of a minibatch."""
-        parts = config.gradient_accumulation
-        grad_fn = jax.grad(loss_fn, has_aux=True)
-        if parts == 1:
-            return grad_fn(params, batch, model=model, score=score, config=config)
-        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-
-        def add(total: Params, part: Minibatch) -> tuple[Params, Metrics]:
-            grads, metrics = grad_fn(params, part, model=model, score=score, config=config)
-            return jax.tree.map(jnp.add, total, grads), metrics
-
-        grads, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
-        reduced = {k: v.max() if k in MAXIMA else v.sum() for k, v in metrics.items()}
-        return grads, reduced
-
-    def learn(carry: tuple[Params, Any], batch: Minibatch, policy_learns: Any) -> Any:
-        """One optimizer update."""
-        params, opt_state = carry
-        grads, metrics = gradients(params, batch)
-        if config.critic_warmup_steps:
-            grads = grads | {"policy": _scaled(grads["policy"], policy_learns)}
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        if config.critic_warmup_steps:
-            updates = updates | {"policy": _scaled(updates["policy"], policy_learns)}
-        metrics["optim/grad_norm"] = optax.global_norm(grads)
-        return (optax.apply_updates(params, updates), opt_state), metrics
+    learn = make_learner(
+        lambda params, batch: loss_fn(params, batch, model=model, score=score, config=config),
+        optimizer,
+        num_epochs=config.num_epochs,
+        num_minibatches=config.num_minibatches,
+        parts=config.gradient_accumulation,
+    )
 
     def update(
         state: TrainState, rollout: Rollout, scores: jax.Array, key: jax.Array
@@ -415,34 +304,31 @@ def make_update(
             kl_coef=state.kl_coef,
             estimator=config.kl.estimator,
         )
-        policy_learns = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
-
-        def one(carry: Any, rows: jax.Array) -> Any:
-            chosen, chosen_rewards = jax.tree.map(lambda x: x[rows], (rollout, rewards))
-            return learn(carry, make_minibatch(config, chosen, chosen_rewards), policy_learns)
-
-        batch = scores.shape[0]
-        keys = jax.random.split(key, config.num_epochs)
-        orders = jax.vmap(lambda k: jax.random.permutation(k, batch))(keys)
-        orders = orders.reshape(config.num_epochs * config.num_minibatches, -1)
-        carry, metrics = jax.lax.scan(one, (state.params, state.opt_state), orders)
-        sequence_kl = rollout_kl(rollout)
-        report = rollout_metrics(config, rollout, scores, final, rewards, state.kl_coef)
-        report |= update_metrics(metrics)
+        warm = None
+        if config.critic_warmup_steps:
+            warm = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
+        (params, opt_state), metrics = learn(
+            (state.params, state.opt_state),
+            (rollout, rewards),
+            lambda rows: make_minibatch(config, *rows),
+            key,
+            policy_factor=warm,
+        )
+        advantages, returns = advantages_and_returns(config, completions, rewards)
+        report = rollout_metrics(
+            rollout, scores, final, rewards, advantages, returns, eos_token_ids
+        )
+        report |= update_metrics(metrics) | {"objective/kl_coef": state.kl_coef}
         state = state._replace(
-            params=carry[0],
-            opt_state=carry[1],
-            kl_coef=controller.update(state.kl_coef, sequence_kl, batch),
+            params=params,
+            opt_state=opt_state,
+            kl_coef=controller.update(state.kl_coef, rollout_kl(rollout), scores.shape[0]),
             score_moments=moments,
             step=state.step + 1,
         )
         return state, report
 
     return update
-
-
-def _scaled(tree: Params, factor: jax.Array) -> Params:
-    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
 
 
 def sync_reference(state: TrainState, mix: float) -> TrainState:
@@ -456,52 +342,3 @@ def sync_reference(state: TrainState, mix: float) -> TrainState:
         state.params["policy"],
     )
     return state._replace(ref_params=moved)
-
-
-# ------------------------------------------------------------------------------------- Metrics
-
-
-def rollout_kl(rollout: Rollout) -> jax.Array:
-    """Estimate KL(policy || reference) by k1: mean over the batch of nats per completion."""
-    completions = rollout.completions
-    k1 = kl_estimate(completions.log_probs, rollout.ref_log_probs, "k1")
-    return jnp.mean(jnp.sum(jnp.where(completions.mask, k1, 0), axis=1))
-
-
-def rollout_metrics(
-    config: PPOConfig, rollout: Rollout, scores: Any, final: Any, rewards: Any, kl_coef: Any
-) -> Metrics:
-    """Describe a batch before it is learnt from; OpenAI's names for `objective/*`."""
-    completions, mask = rollout.completions, rollout.completions.mask
-    advantages, returns = advantages_and_returns(config, completions, rewards)
-    lengths = jnp.sum(mask, axis=1)
-    penalty = jnp.mean(jnp.sum(rewards, axis=1) - final)
-    errors = masked_var(returns - completions.values, mask)
-    spread = masked_var(returns, mask)
-    return {
-        "objective/kl": rollout_kl(rollout),
-        "objective/kl_coef": kl_coef,
-        "objective/entropy": -jnp.mean(jnp.sum(completions.log_probs, axis=1)),
-        "objective/scores": jnp.mean(scores),
-        "objective/scores_std": jnp.std(scores),
-        "objective/score_total": jnp.mean(jnp.sum(rewards, axis=1)),
-        "objective/non_score_reward": penalty,
-        "advantages/mean": masked_mean(advantages, mask),
-        "advantages/std": masked_std(advantages, mask),
-        "value/mean": masked_mean(completions.values, mask),
-        "value/returns_mean": masked_mean(returns, mask),
-        "value/returns_var": spread,
-        "value/explained_variance": jnp.where(
-            spread > 0, 1 - errors / jnp.maximum(spread, 1e-12), 0
-        ),
-        "completion/length": jnp.mean(lengths.astype(jnp.float32)),
-        "health/zero_advantage_fraction": masked_mean((advantages == 0).astype(jnp.float32), mask),
-    }
-
-
-def update_metrics(metrics: Metrics) -> Metrics:
-    """Reduce metrics of the optimizer updates [U]: means, maxima, and the first update's gap."""
-    report = {k: jnp.max(v) if k in MAXIMA else jnp.mean(v) for k, v in metrics.items()}
-    # Only the first update is on-policy: there sampler and learner must agree.
-    report["health/sampler_logprob_gap"] = metrics["health/sampler_logprob_gap"][0]
-    return report

@@ -8,36 +8,36 @@ import pytest
 from rljax.models.transformer import make_model, token_positions
 from tests.conftest import noisy_params, tiny_config
 
-GPT2 = dict(
-    positions="learned",
-    norm="layer",
-    norm_bias=True,
-    gated_mlp=False,
-    activation="gelu_tanh",
-    num_kv_heads=4,
-    attention_bias=True,
-    attention_out_bias=True,
-    mlp_bias=True,
-)
-NEOX = GPT2 | dict(
-    positions="rotary",
-    rope_fraction=0.25,
-    parallel_residual=True,
-    activation="gelu",
-    tie_embeddings=False,
-    head_bias=True,
-)
-GEMMA = dict(
-    sliding_window=4,
-    layer_windows=(True, False),
-    local_rope_theta=1000.0,
-    qk_norm=True,
-    post_norms=True,
-    norm_scale_offset=1.0,
-    attention_softcap=20.0,
-    logits_softcap=30.0,
-    embedding_scale=5.6,
-)
+GPT2 = {
+    "positions": "learned",
+    "norm": "layer",
+    "norm_bias": True,
+    "gated_mlp": False,
+    "activation": "gelu_tanh",
+    "num_kv_heads": 4,
+    "attention_bias": True,
+    "attention_out_bias": True,
+    "mlp_bias": True,
+}
+NEOX = GPT2 | {
+    "positions": "rotary",
+    "rope_fraction": 0.25,
+    "parallel_residual": True,
+    "activation": "gelu",
+    "tie_embeddings": False,
+    "head_bias": True,
+}
+GEMMA = {
+    "sliding_window": 4,
+    "layer_windows": (True, False),
+    "local_rope_theta": 1000.0,
+    "qk_norm": True,
+    "post_norms": True,
+    "norm_scale_offset": 1.0,
+    "attention_softcap": 20.0,
+    "logits_softcap": 30.0,
+    "embedding_scale": 5.6,
+}
 OPTIONS = {
     "llama": {},
     "gpt2": GPT2,

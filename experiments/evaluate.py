@@ -1,0 +1,322 @@
+"""Judge a policy beside its reference, on the same held-out prompts with the same noise.
+
+    python experiments/evaluate.py --run runs/ppo-20260101-120000
+    python experiments/evaluate.py --run runs/ppo-20260101-120000 --checkpoint best --json best.json
+    python experiments/evaluate.py --model my-model --reference smollm2-135m-instruct
+
+A run is judged on its own task beside the model it started from; the flags of task and sampling
+then start from the run's, and the run may be going on. Intervals are 95% bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from rljax.algorithms.actor_critic import make_act
+from rljax.algorithms.ppo import PPOConfig
+from rljax.errors import UserError
+from rljax.experiment import PPOExperiment
+from rljax.models import Pretrained
+from rljax.reporting.statistics import (
+    Interval,
+    bootstrap_mean,
+    bootstrap_paired_difference,
+    most_common_words,
+    text_statistics,
+)
+from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.scoring import make_score
+from rljax.tasks import Task, TaskConfig, make_task
+from rljax.tasks.evaluation import Evaluation, evaluate
+from rljax.training.compilation import announce, enable_compilation_cache
+from rljax.training.config_json import config_to_json
+from rljax.training.flags import plain_errors, validate
+from rljax.training.policies import Policy, PolicyFlags, load_model, load_policy
+from rljax.training.run import read_config
+from rljax.types import Completions, Prompts
+
+# The key of an evaluation, as experiments/ppo.py folds it: the role, then step 0.
+EVALUATION = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(PolicyFlags):
+    """Judge a policy beside its reference on held-out prompts."""
+
+    reference: str | None = None
+    """The model to compare with, of the same vocabulary; None: what the run started from."""
+    num_prompts: int = 128
+    """Held-out prompts, from the first on."""
+    batch_size: int = 32
+    """Prompts completed at once."""
+    prompt_multiple: int = 16
+    """Prompts are left-padded to a multiple of this many tokens."""
+    examples: int = 5
+    """Completions shown side by side."""
+    json: str | None = None
+    """File to write every number and every completion to."""
+    seed: int = 0
+    """Of the sampling; with a run, the run's: its own evaluations are repeated exactly."""
+    task: TaskConfig = TaskConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def validate(self) -> None:
+        """Raise ValueError for values that mean nothing."""
+        super().validate()
+        for name in ("num_prompts", "batch_size", "prompt_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.examples < 0:
+            raise ValueError(f"examples is {self.examples}; it must be at least 0")
+        if self.task.held_out_fraction == 0:
+            raise ValueError("no prompt is held out: set --task.held-out-fraction above 0")
+
+
+class Judged(NamedTuple):
+    """What one policy wrote, and which completions ended by themselves."""
+
+    evaluation: Evaluation
+    ended: np.ndarray
+    """[N] bool."""
+
+
+class Judge:
+    """The compiled functions that every policy of one shape is judged with."""
+
+    def __init__(self, pretrained: Pretrained, options: Evaluate, rules: PPOConfig) -> None:
+        model, eos = pretrained.model, pretrained.eos_token_ids
+        self.config, self.tokenizer = model.config, pretrained.tokenizer
+        self.eos, self.pad = eos, pretrained.pad_token_id
+        self.options = options
+        act = make_act(
+            model,
+            options.sampling,
+            eos,
+            self.pad,
+            truncate_token=rules.truncate_token,
+            truncate_after=rules.truncate_after,
+        )
+        self.act = jax.jit(act)
+        score = make_score(model, options.sampling, eos, rows=rules.score_rows)
+        self.log_probs = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
+        key = jax.random.fold_in(jax.random.key(options.seed), EVALUATION)
+        self.key = jax.random.fold_in(key, 0)
+
+    def judge(
+        self, params: Any, ref_log_probs: Callable[[Prompts, Completions], jax.Array], task: Task
+    ) -> Judged:
+        """Complete the held-out prompts and score what was written."""
+        ended: list[np.ndarray] = []
+
+        def act(batch: Prompts) -> Completions:
+            made = self.act({"policy": params}, batch, self.key)
+            is_eos = np.isin(np.asarray(made.tokens), self.eos)
+            ended.append(np.any(is_eos & np.asarray(made.mask), axis=1))
+            return made
+
+        with announce("the sampler and the scoring"):
+            result = evaluate(
+                act,
+                ref_log_probs,
+                task,
+                task.held_out,
+                np.arange(self.options.num_prompts),
+                tokenizer=self.tokenizer,
+                pad_id=self.pad,
+                batch_size=self.options.batch_size,
+                multiple=self.options.prompt_multiple,
+            )
+        return Judged(result, np.concatenate(ended)[: self.options.num_prompts])
+
+
+def own_log_probs(prompts: Prompts, made: Completions) -> jax.Array:
+    """Return the policy's own log-probs: a reference's KL from itself is 0."""
+    del prompts
+    return made.log_probs
+
+
+def check_vocabulary(policy: Policy, reference: Pretrained, name: str) -> None:
+    """Raise UserError unless both models read the same tokens."""
+    here = policy.pretrained.tokenizer.get_vocab()
+    if here != reference.tokenizer.get_vocab():
+        raise UserError(
+            f"{policy.name} and {name} have different vocabularies: their completions cannot be "
+            "scored by one another"
+        )
+
+
+def judge_both(options: Evaluate, rules: PPOConfig) -> tuple[Policy, Task, Judged, Judged | None]:
+    """Load and judge the policy, and the reference if there is one."""
+    policy = load_policy(options)
+    pretrained = policy.pretrained
+    room = pretrained.model.config.context_length - options.sampling.max_new_tokens
+    task = make_task(options.task, pretrained.tokenizer, max_prompt_tokens=room)
+    if options.num_prompts > len(task.held_out):
+        raise UserError(
+            f"num_prompts is {options.num_prompts}, but only {len(task.held_out)} prompts are "
+            "held out: lower it, or raise --task.held-out-fraction"
+        )
+    judge = Judge(pretrained, options, rules)
+    if options.reference is None:
+        return policy, task, judge.judge(pretrained.params, own_log_probs, task), None
+    dtype = str(pretrained.params["embed"]["embedding"].dtype)
+    reference = load_model(options.reference, dtype)
+    check_vocabulary(policy, reference, options.reference)
+    same = reference.model.config == judge.config
+    ref_judge = judge if same else Judge(reference, options, rules)
+    before = ref_judge.judge(reference.params, own_log_probs, task)
+    after = judge.judge(
+        pretrained.params, lambda *batch: ref_judge.log_probs(reference.params, *batch), task
+    )
+    return policy, task, after, before
+
+
+def describe(judged: Judged) -> dict[str, Any]:
+    """Summarise what a policy wrote."""
+    result = judged.evaluation
+    return {
+        "score": bootstrap_mean(result.scores)._asdict(),
+        "kl": bootstrap_mean(result.kl)._asdict(),
+        "length": float(np.mean(result.lengths)),
+        "eos_fraction": float(np.mean(judged.ended)),
+        **text_statistics(result.completions),
+        "most_common_words": most_common_words(result.completions),
+    }
+
+
+def side_by_side(after: Judged, before: Judged | None) -> list[dict[str, Any]]:
+    """List every prompt with what was written after it."""
+    rows = []
+    for index, prompt in enumerate(after.evaluation.prompts):
+        row: dict[str, Any] = {"prompt": prompt}
+        for name, judged in (("reference", before), ("policy", after)):
+            if judged is not None:
+                row[name] = {
+                    "completion": judged.evaluation.completions[index],
+                    "score": float(judged.evaluation.scores[index]),
+                    "kl": float(judged.evaluation.kl[index]),
+                    "tokens": int(judged.evaluation.lengths[index]),
+                    "ended": bool(judged.ended[index]),
+                }
+        rows.append(row)
+    return rows
+
+
+def make_report(
+    options: Evaluate, policy: Policy, after: Judged, before: Judged | None
+) -> dict[str, Any]:
+    """Put together what is printed and written."""
+    report: dict[str, Any] = {
+        "policy": policy.name,
+        "step": policy.step,
+        "reference": options.reference,
+        "prompts": options.num_prompts,
+        "results": {"policy": describe(after)},
+        "options": config_to_json(options),
+        "completions": side_by_side(after, before),
+    }
+    if before is not None:
+        report["results"]["reference"] = describe(before)
+        change = bootstrap_paired_difference(before.evaluation.scores, after.evaluation.scores)
+        report["difference"] = change._asdict()
+    return report
+
+
+LABELS = {
+    "score": "score",
+    "kl": "KL from reference, nats",
+    "length": "tokens",
+    "eos_fraction": "share that ends (EOS)",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+    "repetition": "repetition",
+    "words": "words",
+    "different_texts": "different texts",
+}
+
+
+def cell(value: Any) -> str:
+    """Write a number, or an interval."""
+    if isinstance(value, dict):
+        mean, low, high = Interval(**value)
+        return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{value:.3f}"
+
+
+def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
+    """Print the table, the most common words, and the first completions."""
+    results = report["results"]
+    names = [name for name in ("reference", "policy") if name in results]
+    if "reference" not in names:
+        results = {"policy": {k: v for k, v in results["policy"].items() if k != "kl"}}
+    print(summary)
+    for name in names:
+        print(f"{name}: {report[name]}")
+    print(f"\n{report['prompts']} held-out prompts, 95% bootstrap intervals")
+    print(f"{'':<26}" + "".join(f"{name:<27}" for name in names).rstrip())
+    for key, label in LABELS.items():
+        if key in results["policy"]:
+            cells = "".join(f"{cell(results[name][key]):<27}" for name in names)
+            print(f"{label:<26}{cells}".rstrip())
+    if "difference" in report:
+        print(f"{'score, paired difference':<53}{cell(report['difference'])}")
+    print("\nmost common words, and the share of completions that hold them")
+    for name in names:
+        words = (f"{word} {share:.2f}" for word, share in results[name]["most_common_words"])
+        print(f"  {name}: {', '.join(words)}")
+    for row in report["completions"][:examples]:
+        print(f"\n{row['prompt']!r}")
+        for name in names:
+            print(f"  {name:<10}{row[name]['score']:+.2f}  {row[name]['completion']!r}")
+
+
+def defaults(run: str) -> tuple[Evaluate, PPOConfig]:
+    """Take from a run its task, sampling, seed and start, as defaults, and its truncation rules."""
+    config = read_config(run, PPOExperiment)
+    default = Evaluate(
+        reference=config.model.source,
+        num_prompts=config.eval_prompts or Evaluate.num_prompts,
+        batch_size=config.ppo.batch_size,
+        prompt_multiple=config.prompt_multiple,
+        seed=config.seed,
+        task=config.task,
+        sampling=config.sampling,
+    )
+    return default, config.ppo
+
+
+def main(argv: list[str] | None = None) -> None:
+    options, rules = tyro.cli(Evaluate, args=argv, description=__doc__), PPOConfig()
+    with plain_errors():
+        if options.run is not None:
+            default, rules = defaults(options.run)
+            options = tyro.cli(Evaluate, args=argv, default=default, description=__doc__)
+        validate(options)
+        enable_compilation_cache()
+        policy, task, after, before = judge_both(options, rules)
+        report = make_report(options, policy, after, before)
+        print_report(report, task.summary, options.examples)
+        if options.json is not None:
+            write_json(Path(options.json), report)
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write the report; UserError where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}; give --json another place") from error
+    print(f"\nwrote {path}")
+
+
+if __name__ == "__main__":
+    main()

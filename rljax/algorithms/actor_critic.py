@@ -1,0 +1,123 @@
+"""Policy and critic as parameters: the first state, acting, and values.
+
+params is {"policy": ..., "value_head": ...} where the critic shares the policy's trunk, and
+{"policy": ..., "critic": {"trunk": ..., "value_head": ...}} where it has its own.
+
+B sequences, C completion slots, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rljax.models.heads import apply_scalar_head, init_value_head
+from rljax.models.transformer import Model
+from rljax.rewards.shaping import init_running_moments, truncate_completions
+from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.sampler import make_sampler
+from rljax.rollout.scoring import Score, completion_hidden
+from rljax.types import Completions, Prompts, Rollout, TrainState
+
+Params = dict[str, Any]
+Act = Callable[[Params, Prompts, jax.Array], Completions]
+
+
+def init_state(
+    policy: Params,
+    hidden_size: int,
+    optimizer: optax.GradientTransformation,
+    *,
+    critic: Literal["shared", "separate"],
+    kl_coef: jax.Array,
+) -> TrainState:
+    """Make the state before the first step; reference and separate critic start as the policy.
+
+    The value head is zero (Ziegler et al. 2019, code), so that values start at 0.
+    """
+    head = init_value_head(hidden_size)
+    params: Params = {"policy": policy}
+    if critic == "shared":
+        params["value_head"] = head
+    else:
+        params["critic"] = {"trunk": jax.tree.map(jnp.copy, policy), "value_head": head}
+    return TrainState(
+        params=params,
+        ref_params=jax.tree.map(jnp.copy, policy),
+        opt_state=optimizer.init(params),
+        kl_coef=kl_coef,
+        score_moments=init_running_moments(),
+        step=jnp.int32(0),
+    )
+
+
+def critic_values(
+    model: Model,
+    params: Params,
+    prompts: Prompts,
+    completions: Completions,
+    policy_hidden: jax.Array,
+) -> jax.Array:
+    """Compute values [B, C] before each completion token, 0 on padding.
+
+    policy_hidden: the policy trunk's states [B, C, D], which a shared critic reads.
+    """
+    if "critic" in params:
+        critic = params["critic"]
+        hidden = completion_hidden(model, critic["trunk"], prompts, completions)
+        values = apply_scalar_head(critic["value_head"], hidden)
+    else:
+        values = apply_scalar_head(params["value_head"], policy_hidden)
+    return jnp.where(completions.mask, values, 0)
+
+
+def make_act(
+    model: Model,
+    sampling: SamplingConfig,
+    eos_token_ids: Sequence[int],
+    pad_token_id: int,
+    *,
+    truncate_token: int | None = None,
+    truncate_after: int = 0,
+) -> Act:
+    """Build act(params, prompts, key) -> Completions: sample, truncate, value.
+
+    Values of a shared critic come out of the decode; a separate critic runs once over the result.
+    """
+    sample = make_sampler(model, sampling, eos_token_ids, pad_token_id)
+
+    def act(params: Params, prompts: Prompts, key: jax.Array) -> Completions:
+        made = sample(params["policy"], params.get("value_head"), prompts, key)
+        if truncate_token is not None:
+            tokens, mask, _ = truncate_completions(
+                made.tokens,
+                made.mask,
+                truncate_token=truncate_token,
+                truncate_after=truncate_after,
+                pad_id=pad_token_id,
+            )
+            made = Completions(
+                tokens, mask, jnp.where(mask, made.log_probs, 0), jnp.where(mask, made.values, 0)
+            )
+        if "critic" in params:
+            hidden = completion_hidden(model, params["critic"]["trunk"], prompts, made)
+            values = apply_scalar_head(params["critic"]["value_head"], hidden)
+            made = made._replace(values=jnp.where(made.mask, values, 0))
+        return made
+
+    return act
+
+
+def make_collect(act: Act, score: Score) -> Callable[[Params, Params, Prompts, jax.Array], Rollout]:
+    """Compose collect(params, ref_params, prompts, key) -> Rollout from act and score."""
+
+    def collect(params: Params, ref_params: Params, prompts: Prompts, key: jax.Array) -> Rollout:
+        completions = act(params, prompts, key)
+        ref_log_probs = score(ref_params, prompts, completions).log_probs
+        return Rollout(prompts, completions, ref_log_probs)
+
+    return collect

@@ -1,0 +1,89 @@
+"""The optimizer's passes over one batch: epochs x minibatches x parts, as one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = dict[str, Any]
+Metrics = dict[str, jax.Array]
+Loss = Callable[[Params, Any], tuple[jax.Array, Metrics]]
+
+MAXIMA = ("policy/ratio_max", "health/sampler_logprob_gap")
+"""Metrics of parts that combine by their maximum; all others add up."""
+
+
+class Learn(Protocol):
+    def __call__(
+        self,
+        carry: tuple[Params, Any],
+        batch: Any,
+        prepare: Callable[[Any], Any],
+        key: jax.Array,
+        policy_factor: jax.Array | None = ...,
+    ) -> tuple[tuple[Params, Any], Metrics]: ...
+
+
+def make_learner(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_epochs: int,
+    num_minibatches: int,
+    parts: int,
+) -> Learn:
+    """Build learn((params, opt_state), batch, prepare, key) -> (params, opt_state), metrics [U].
+
+    batch: a pytree whose leaves lead with B sequences. Each epoch shuffles them anew with `key`
+    into minibatches; prepare(minibatch) computes on the whole minibatch what the loss reads
+    (whitening, weights), before it is split into `parts` whose gradients are added. Metrics come
+    back per optimizer update, U = num_epochs x num_minibatches, with `optim/grad_norm` among them.
+    policy_factor: scales gradients and updates of params["policy"] (0: it stands still); None: 1.
+    """
+    grad_fn = jax.grad(loss, has_aux=True)
+
+    def gradients(params: Params, minibatch: Any) -> tuple[Params, Metrics]:
+        if parts == 1:
+            return grad_fn(params, minibatch)
+        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)
+
+        def add(total: Params, part: Any) -> tuple[Params, Metrics]:
+            grads, metrics = grad_fn(params, part)
+            return jax.tree.map(jnp.add, total, grads), metrics
+
+        grads, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
+        return grads, {k: v.max() if k in MAXIMA else v.sum() for k, v in metrics.items()}
+
+    def learn(
+        carry: tuple[Params, Any],
+        batch: Any,
+        prepare: Callable[[Any], Any],
+        key: jax.Array,
+        policy_factor: jax.Array | None = None,
+    ) -> tuple[tuple[Params, Any], Metrics]:
+        def one(carry: tuple[Params, Any], rows: jax.Array) -> Any:
+            params, opt_state = carry
+            minibatch = prepare(jax.tree.map(lambda x: jnp.asarray(x)[rows], batch))
+            grads, metrics = gradients(params, minibatch)
+            if policy_factor is not None:
+                grads = grads | {"policy": _scale(grads["policy"], policy_factor)}
+            metrics["optim/grad_norm"] = optax.global_norm(grads)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            if policy_factor is not None:
+                updates = updates | {"policy": _scale(updates["policy"], policy_factor)}
+            return (optax.apply_updates(params, updates), opt_state), metrics
+
+        size = jax.tree.leaves(batch)[0].shape[0]
+        keys = jax.random.split(key, num_epochs)
+        orders = jax.vmap(lambda k: jax.random.permutation(k, size))(keys)
+        return jax.lax.scan(one, carry, orders.reshape(num_epochs * num_minibatches, -1))
+
+    return learn
+
+
+def _scale(tree: Params, factor: jax.Array) -> Params:
+    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)

@@ -1,0 +1,86 @@
+"""A recorded batch and a model so small that a PPO update compiles in a second."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.algorithms.actor_critic import init_state, make_act
+from rljax.algorithms.ppo import PPOConfig, make_update
+from rljax.kl import KLConfig, make_kl_controller
+from rljax.models.transformer import make_model
+from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.scoring import make_score
+from rljax.training.optimizer import OptimizerConfig, make_optimizer
+from rljax.types import Prompts, Rollout, TrainState
+from tests.conftest import noisy_params, tiny_config
+
+EOS, PAD = (3,), 3
+SAMPLING = SamplingConfig(max_new_tokens=6, temperature=0.9)
+BASE = PPOConfig(
+    batch_size=8,
+    num_epochs=2,
+    num_minibatches=2,
+    clip_eps=0.2,
+    kl=KLConfig(coef=0.1, controller="openai", target=0.5, horizon=100.0),
+)
+OPTIMIZER = OptimizerConfig(learning_rate=0.01)
+
+
+class World:
+    """Policy, batch and scores; `update` runs PPO with changed settings on them."""
+
+    def __init__(self) -> None:
+        config = tiny_config(
+            vocab_size=17, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1
+        )
+        self.model = make_model(config)
+        self.policy = noisy_params(self.model, seed=3, scale=0.2)
+        self.reference = noisy_params(self.model, seed=4, scale=0.2)
+        tokens = jax.random.randint(jax.random.key(0), (8, 4), 4, 17)
+        mask = jnp.arange(4)[None] >= (jnp.arange(8) % 3)[:, None]
+        self.prompts = Prompts(tokens, mask, jnp.arange(8), jnp.zeros(8, jnp.int32))
+        self.scores = jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, 8), jnp.float32)
+
+    def state(self, ppo: PPOConfig = BASE, optimizer: OptimizerConfig = OPTIMIZER) -> TrainState:
+        made = init_state(
+            jax.tree.map(jnp.copy, self.policy),
+            16,
+            make_optimizer(optimizer, num_steps=10, updates_per_step=4),
+            critic=ppo.critic,
+            kl_coef=make_kl_controller(ppo.kl).init(),
+        )
+        return made._replace(ref_params=self.reference)
+
+    def rollout(
+        self, state: TrainState, sampling: SamplingConfig = SAMPLING, ppo: PPOConfig = BASE
+    ) -> Rollout:
+        act = make_act(
+            self.model, sampling, EOS, PAD,
+            truncate_token=ppo.truncate_token, truncate_after=ppo.truncate_after,
+        )  # fmt: skip
+        made = jax.jit(act)(state.params, self.prompts, jax.random.key(7))
+        score = jax.jit(make_score(self.model, sampling, EOS))
+        ref = score(state.ref_params, self.prompts, made).log_probs
+        return Rollout(self.prompts, made, ref)
+
+    def update(self, ppo=BASE, sampling=SAMPLING, optimizer=OPTIMIZER, state=None, rollout=None):
+        state = self.state(ppo, optimizer) if state is None else state
+        rollout = self.rollout(state, sampling, ppo) if rollout is None else rollout
+        chain = make_optimizer(optimizer, num_steps=10, updates_per_step=4)
+        run = jax.jit(make_update(self.model, ppo, sampling, EOS, chain))
+        return run(state, rollout, self.scores, jax.random.key(1))
+
+
+@pytest.fixture(scope="session")
+def world():
+    return World()
+
+
+@pytest.fixture(scope="session")
+def baseline(world):
+    """The rollout of the base settings and what an update makes of it."""
+    rollout = world.rollout(world.state())
+    return rollout, world.update(rollout=rollout)
