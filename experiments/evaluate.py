@@ -179,12 +179,12 @@ def judge_both(options: Evaluate, rules: PPOConfig) -> tuple[Policy, Task, Judge
     return policy, task, after, before
 
 
-def describe(judged: Judged) -> dict[str, Any]:
-    """Summarise what a policy wrote."""
+def describe(judged: Judged, *, with_kl: bool) -> dict[str, Any]:
+    """Summarise what a policy wrote; a policy without a reference has no KL."""
     result = judged.evaluation
     return {
         "score": bootstrap_mean(result.scores)._asdict(),
-        "kl": bootstrap_mean(result.kl)._asdict(),
+        **({"kl": bootstrap_mean(result.kl)._asdict()} if with_kl else {}),
         "length": float(np.mean(result.lengths)),
         "eos_fraction": float(np.mean(judged.ended)),
         **text_statistics(result.completions),
@@ -202,7 +202,7 @@ def side_by_side(after: Judged, before: Judged | None) -> list[dict[str, Any]]:
                 row[name] = {
                     "completion": judged.evaluation.completions[index],
                     "score": float(judged.evaluation.scores[index]),
-                    "kl": float(judged.evaluation.kl[index]),
+                    **({"kl": float(judged.evaluation.kl[index])} if before is not None else {}),
                     "tokens": int(judged.evaluation.lengths[index]),
                     "ended": bool(judged.ended[index]),
                 }
@@ -219,12 +219,12 @@ def make_report(
         "step": policy.step,
         "reference": options.reference,
         "prompts": options.num_prompts,
-        "results": {"policy": describe(after)},
+        "results": {"policy": describe(after, with_kl=before is not None)},
         "options": config_to_json(options),
         "completions": side_by_side(after, before),
     }
     if before is not None:
-        report["results"]["reference"] = describe(before)
+        report["results"]["reference"] = describe(before, with_kl=True)
         change = bootstrap_paired_difference(before.evaluation.scores, after.evaluation.scores)
         report["difference"] = change._asdict()
     return report
@@ -255,8 +255,6 @@ def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
     """Print the table, the most common words, and the first completions."""
     results = report["results"]
     names = [name for name in ("reference", "policy") if name in results]
-    if "reference" not in names:
-        results = {"policy": {k: v for k, v in results["policy"].items() if k != "kl"}}
     print(summary)
     for name in names:
         print(f"{name}: {report[name]}")
