@@ -17,6 +17,8 @@ from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.types import Prompts
 from tests.conftest import tiny_config
 
+pytestmark = pytest.mark.slow  # many small programs to compile
+
 STEPS, BATCH, EOS = 40, 64, (3,)
 
 

@@ -8,6 +8,8 @@ import pytest
 from rljax.models.transformer import make_model, token_positions
 from tests.conftest import noisy_params, tiny_config
 
+pytestmark = pytest.mark.slow  # many small programs to compile
+
 GPT2 = {
     "positions": "learned",
     "norm": "layer",

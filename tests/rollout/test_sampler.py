@@ -13,6 +13,8 @@ from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import completion_hidden, make_score
 from rljax.types import Prompts
 
+pytestmark = pytest.mark.slow  # many small programs to compile
+
 EOS, PAD = (3, 7), 3  # padding is one of the EOS ids, as in many real tokenizers
 KEY = jax.random.key(42)
 
