@@ -1,16 +1,21 @@
 """Measure a model here: prefill, sampling, scoring and one PPO update.
 
     python experiments/benchmark.py
-    python experiments/benchmark.py --model random:tiny-gpt2 --batch 64 --prompt 16 --new 48
+    python experiments/benchmark.py --model shape:tiny-gpt2 --batch 64 --prompt 16 --new 48
+    python experiments/benchmark.py --model my-model/config.json --parts decode --json numbers.json
 
-Sampling is at temperature 1 and never stops early. Times are medians after one warm-up call, which
-compiles; rates are compared with a matrix product measured in the same process.
+The parts are the functions that training runs, compiled and with the state donated. `decode` is a
+whole generation, prefill included, at temperature 1, in which no sequence ends early; its tokens
+are the new ones. Tokens of `score` and `update` are prompt and completion. Times are medians after
+a warm-up call; FLOP/s are the model's own (recomputation is not counted), as a share of what a
+matrix product reaches in the same process.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import time
@@ -25,131 +30,325 @@ import tyro
 from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.ppo import PPOConfig, make_update
 from rljax.errors import UserError
-from rljax.models import load_pretrained
+from rljax.models import Model, TransformerConfig, make_model
+from rljax.models.families import read_config, text_config
 from rljax.models.flops import forward_flops
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
-from rljax.training.flags import plain_errors
+from rljax.training.compilation import CompileCounter, enable_compilation_cache
+from rljax.training.flags import plain_errors, validate
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
+from rljax.training.policies import load_model
 from rljax.training.throughput import matmul_rate
-from rljax.types import Prompts, Rollout
+from rljax.types import Completions, Prompts, Rollout
+
+Part = Literal["prefill", "decode", "score", "update"]
+
+
+def gpt2_shape(vocab_size: int, hidden: int, layers: int, heads: int, context: int) -> Any:
+    """Describe a GPT-2 of a size."""
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=hidden // heads,
+        intermediate_size=4 * hidden,
+        context_length=context,
+        norm="layer",
+        norm_eps=1e-5,
+        activation="gelu_tanh",
+        gated_mlp=False,
+        positions="learned",
+        attention_bias=True,
+        attention_out_bias=True,
+        mlp_bias=True,
+        norm_bias=True,
+    )
+
+
+SHAPES = {
+    "smollm2-135m": TransformerConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        num_layers=30,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        intermediate_size=1536,
+        context_length=8192,
+        norm_eps=1e-5,
+        rope_theta=1e5,
+    ),
+    "gpt2": gpt2_shape(50257, 768, 12, 12, 1024),
+    "tiny-gpt2": gpt2_shape(256, 128, 4, 4, 256),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """Measure prefill, sampling, scoring and a PPO update."""
 
-    model: str = "smollm2-135m-instruct"
-    """A Hugging Face directory or hub id, a .gguf file, or a short name."""
+    model: str = "shape:smollm2-135m"
+    """Random weights of a shape: shape:smollm2-135m, shape:gpt2, shape:tiny-gpt2, or the
+    config.json of a Hugging Face model; or a model with its weights, as in the other scripts."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What parameters are stored and computed in."""
+    remat: bool = False
+    """Recompute layers in the backward pass of the update."""
     batch: int = 16
     """Sequences."""
     prompt: int = 32
     """Prompt tokens."""
     new: int = 64
     """Completion tokens."""
+    minibatches: int = 1
+    """Optimizer updates in the one epoch of an update."""
+    accumulation: int = 1
+    """Parts that a minibatch is computed in."""
+    parts: tuple[Part, ...] = ("prefill", "decode", "score", "update")
+    """What is measured."""
     repeats: int = 5
     """Timed calls of each part."""
+    cache: bool = True
+    """Load programs that were compiled before; the table marks their first calls."""
     json: str | None = None
     """Also write the numbers to this file."""
 
+    def validate(self) -> None:
+        """Raise ValueError for sizes that mean nothing."""
+        for name in ("batch", "prompt", "new", "repeats", "minibatches", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch % (self.minibatches * self.accumulation):
+            raise ValueError("batch must be a multiple of minibatches x accumulation")
 
-def timed(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Return the seconds of the first call and the median of those after it."""
+
+def load(flags: Benchmark) -> tuple[Model, Any]:
+    """Return the model and its parameters."""
+    dtype = jnp.dtype(flags.dtype)
+    if not flags.model.startswith("shape:") and not flags.model.endswith(".json"):
+        pretrained = load_model(flags.model, flags.dtype)
+        return make_model(pretrained.model.config, remat=flags.remat), pretrained.params
+    if flags.model.startswith("shape:"):
+        name = flags.model.removeprefix("shape:")
+        if name not in SHAPES:
+            raise UserError(f"there is no shape {name!r}; known: {', '.join(SHAPES)}")
+        config = SHAPES[name]
+    else:
+        try:
+            content = json.loads(Path(flags.model).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{flags.model} cannot be read: {error}") from error
+        config = read_config(text_config(content, flags.model), flags.model)
+    model = make_model(config, remat=flags.remat)
+    return model, jax.jit(model.init, static_argnums=1)(jax.random.key(0), dtype)
+
+
+def build(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
+    """Compile a jitted function for its arguments: the program, and what that cost."""
+    with CompileCounter() as counter:
+        start = time.perf_counter()
+        program = function.lower(*arguments).compile()
+        seconds = time.perf_counter() - start
+    memory = program.memory_analysis()
+    return program, {
+        "compile_s": seconds,
+        "from_cache": counter.cache_hits > 0,
+        "temporary_mb": None if memory is None else memory.temp_size_in_bytes / 2**20,
+    }
+
+
+def timed(call: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Time a call: the first, and the median, least and most of `repeats` after it."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - start)
-    return seconds[0], statistics.median(seconds[1:])
+    first, rest = seconds[0], seconds[1:]
+    spread = {"median_s": statistics.median(rest), "min_s": min(rest), "max_s": max(rest)}
+    return {"first_call_s": first, **spread}
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Return the highest memory of this process so far, on the host and on the device, in MiB."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    device = stats.get("peak_bytes_in_use")
+    return {
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_device_mb": None if device is None else device / 2**20,
+    }
+
+
+def part_work(flags: Benchmark, config: TransformerConfig) -> dict[str, tuple[int, float]]:
+    """Count the tokens and the model's FLOPs of each part."""
+    batch, prompt, new = flags.batch, flags.prompt, flags.new
+    # Every token sees itself and those before it; the last one is never an input.
+    inputs = prompt + new - 1
+    prefill = forward_flops(config, batch * prompt, attended=(prompt + 1) / 2, head_tokens=batch)
+    whole = forward_flops(
+        config, batch * inputs, attended=(inputs + 1) / 2, head_tokens=batch * new
+    )
+    return {
+        "prefill": (batch * prompt, prefill),
+        "decode": (batch * new, whole),
+        "score": (batch * (prompt + new), whole),
+        "update": (batch * (prompt + new), 3 * whole),
+    }
+
+
+class Parts:
+    """The measured functions, compiled by need, and the batch that they are measured on."""
+
+    def __init__(self, flags: Benchmark) -> None:
+        self.flags = flags
+        self.model, self.params = load(flags)
+        config = self.model.config
+        if flags.prompt + flags.new > config.context_length:
+            raise UserError(
+                f"prompt + new is {flags.prompt + flags.new} tokens; the model's context is "
+                f"{config.context_length}"
+            )
+        self.sampling = SamplingConfig(max_new_tokens=flags.new, temperature=1.0)
+        self.key = jax.random.key(0)
+        keys = jax.random.split(self.key)
+        tokens, written = (
+            jax.random.randint(key, (flags.batch, length), 0, config.vocab_size)
+            for key, length in zip(keys, (flags.prompt, flags.new), strict=True)
+        )
+        rows = jnp.arange(flags.batch)
+        self.prompts = Prompts(tokens, jnp.ones(tokens.shape, bool), rows, jnp.zeros_like(rows))
+        zeros = jnp.zeros(written.shape)
+        self.made = Completions(written, jnp.ones(written.shape, bool), zeros, zeros)
+
+    def prefill(self) -> dict[str, Any]:
+        """Fill the cache with the prompts and compute the next token's logits."""
+        model, slots = self.model, self.flags.prompt + self.flags.new
+
+        def start(params: Any, prompts: Prompts) -> Any:
+            hidden, cache = model.prefill(params, prompts.tokens, prompts.mask, slots)
+            return model.head_columns(params, hidden[:, -1].T), cache
+
+        program, cost = build(jax.jit(start), (self.params, self.prompts))
+        return cost | timed(lambda: program(self.params, self.prompts), self.flags.repeats)
+
+    def decode(self) -> dict[str, Any]:
+        """Sample completions with the shipped sampler."""
+        sample = jax.jit(make_sampler(self.model, self.sampling, (), 0))
+        arguments = (self.params, None, self.prompts, self.key)
+        program, cost = build(sample, arguments)
+        return cost | timed(lambda: program(*arguments), self.flags.repeats)
+
+    def build_score(self) -> tuple[Any, dict[str, Any]]:
+        """Compile the scoring of the completions."""
+        score = make_score(self.model, self.sampling, ())
+        log_probs = jax.jit(lambda *batch: score(*batch).log_probs)
+        return build(log_probs, (self.params, self.prompts, self.made))
+
+    def score(self) -> dict[str, Any]:
+        """Compute log-probs of completions."""
+        program, cost = self.build_score()
+        call = lambda: program(self.params, self.prompts, self.made)  # noqa: E731
+        return cost | timed(call, self.flags.repeats)
+
+    def update(self) -> dict[str, Any]:
+        """Learn from the batch, one epoch; this uses the parameters up, as training does."""
+        flags = self.flags
+        log_probs = self.build_score()[0](self.params, self.prompts, self.made)
+        rollout = Rollout(self.prompts, self.made._replace(log_probs=log_probs), log_probs)
+        config = PPOConfig(
+            batch_size=flags.batch,
+            num_epochs=1,
+            num_minibatches=flags.minibatches,
+            gradient_accumulation=flags.accumulation,
+        )
+        optimizer = make_optimizer(
+            OptimizerConfig(), num_steps=100, updates_per_step=flags.minibatches
+        )
+        learn = make_update(self.model, config, self.sampling, (), optimizer)
+        hidden, kl_coef = self.model.config.hidden_size, jnp.float32(0.1)
+        state = init_state(self.params, hidden, optimizer, critic="shared", kl_coef=kl_coef)
+        scores = jnp.linspace(-1.0, 1.0, flags.batch)
+        program, cost = build(jax.jit(learn, donate_argnums=0), (state, rollout, scores, self.key))
+
+        def step() -> Any:
+            nonlocal state
+            state, metrics = program(state, rollout, scores, self.key)
+            return state, metrics
+
+        return cost | timed(step, flags.repeats)
 
 
 def measure(flags: Benchmark) -> dict[str, Any]:
-    """Time every part; the update donates its state, as training does."""
-    pretrained = load_pretrained(flags.model, dtype=flags.dtype)
-    model, config = pretrained.model, pretrained.model.config
-    slots = flags.prompt + flags.new
-    if slots > config.context_length:
-        raise UserError(f"prompt + new is {slots}; the context is {config.context_length}")
-    sampling = SamplingConfig(max_new_tokens=flags.new, temperature=1.0)
-    ppo = PPOConfig(batch_size=flags.batch, num_epochs=1)
-    optimizer = make_optimizer(OptimizerConfig(), num_steps=100)
-    sample = jax.jit(make_sampler(model, sampling, (), 0))
-    score_fn = make_score(model, sampling, ())
-    score = jax.jit(lambda *a: score_fn(*a).log_probs)
-    update = jax.jit(make_update(model, ppo, sampling, (), optimizer), donate_argnums=0)
-    prefill = jax.jit(lambda p, t: model.prefill(p, t, jnp.ones(t.shape, bool), slots))
-    state = init_state(
-        pretrained.params, config.hidden_size, optimizer, critic="shared", kl_coef=jnp.float32(0.1)
-    )
-    key = jax.random.key(0)
-    tokens = jax.random.randint(key, (flags.batch, flags.prompt), 0, config.vocab_size)
-    rows = jnp.arange(flags.batch)
-    prompts = Prompts(tokens, jnp.ones(tokens.shape, bool), rows, jnp.zeros_like(rows))
-    policy = state.params["policy"]
-    results: dict[str, dict[str, float]] = {}
-    peak = matmul_rate(jnp.dtype(flags.dtype))
-    count = flags.batch * slots
-    forward = forward_flops(config, count, attended=slots / 2, head_tokens=flags.batch * flags.new)
-    start = forward_flops(
-        config, flags.batch * flags.prompt, attended=flags.prompt / 2, head_tokens=0
-    )
-
-    def add(name: str, call: Callable[[], Any], produced: int, flops: float) -> None:
-        first, median = timed(call, flags.repeats)
-        results[name] = {
-            "first_s": first,
-            "median_s": median,
-            "tokens_per_s": produced / median,
-            "share_of_matmul": flops / median / peak,
-        }
-
-    add("prefill", lambda: prefill(policy, tokens), flags.batch * flags.prompt, start)
-    head = state.params["value_head"]
-    made = sample(policy, head, prompts, key)
-    add("generate", lambda: sample(policy, head, prompts, key), flags.batch * flags.new, forward)
-    add("score", lambda: score(policy, prompts, made), count, forward)
-    rollout = Rollout(prompts, made, score(policy, prompts, made))
-    scores = jnp.linspace(-1.0, 1.0, flags.batch)
-    holder = [state]
-
-    def learn() -> Any:
-        holder[0], report = update(holder[0], rollout, scores, key)
-        return report
-
-    add("update", learn, count, 3 * forward)
-    memory = jax.local_devices()[0].memory_stats() or {}
+    """Time every part that is asked for; the update comes last."""
+    parts, dtype = Parts(flags), jnp.dtype(flags.dtype)
+    work = part_work(flags, parts.model.config)
+    count = sum(leaf.size for leaf in jax.tree.leaves(parts.params))
+    rate = matmul_rate(dtype)
+    results = {}
+    for name in ("prefill", "decode", "score", "update"):
+        if name in flags.parts:
+            results[name] = getattr(parts, name)() | peak_memory()
+    rate = max(rate, matmul_rate(dtype))  # a moment in which the machine was busy is no yardstick
+    for name, row in results.items():
+        tokens, flops = work[name]
+        row["tokens_per_s"] = tokens / row["median_s"]
+        row["flops_per_s"] = flops / row["median_s"]
+        row["share_of_matmul"] = row["flops_per_s"] / rate
     return {
         "flags": dataclasses.asdict(flags),
+        "parameters": count,
         "device": jax.devices()[0].device_kind,
+        "cpus": os.cpu_count(),
         "jax": jax.__version__,
-        "matmul_gflops": peak / 1e9,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "peak_device_mb": memory.get("peak_bytes_in_use", 0) / 2**20,
+        "matmul_flops_per_s": rate,
         "results": results,
     }
+
+
+def print_table(numbers: dict[str, Any]) -> None:
+    """Print a line for each part, and what they are compared with."""
+    print(
+        f"{numbers['flags']['model']}: {numbers['parameters'] / 1e6:.1f} M parameters; "
+        f"{numbers['device']}, {numbers['cpus']} CPUs, jax {numbers['jax']}"
+    )
+    print(
+        f"{'part':<9}{'compile s':>11}{'first s':>9}{'median s':>10}{'min-max s':>16}"
+        f"{'tokens/s':>11}{'GFLOP/s':>9}{'of matmul':>11}{'temp MB':>9}{'peak MB':>9}"
+    )
+    for name, row in numbers["results"].items():
+        cached = "*" if row["from_cache"] else ""
+        spread = f"{row['min_s']:.3f}-{row['max_s']:.3f}"
+        temporary = "?" if row["temporary_mb"] is None else f"{row['temporary_mb']:.0f}"
+        peak = row["peak_device_mb"] or row["peak_rss_mb"]
+        print(
+            f"{name:<9}{cached + format(row['compile_s'], '.2f'):>11}{row['first_call_s']:>9.2f}"
+            f"{row['median_s']:>10.3f}{spread:>16}{row['tokens_per_s']:>11.1f}"
+            f"{row['flops_per_s'] / 1e9:>9.1f}{row['share_of_matmul']:>11.1%}"
+            f"{temporary:>9}{peak:>9.0f}"
+        )
+    print(f"matrix product: {numbers['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s", end="")
+    print("; peak: of the process so far", end="")
+    loaded = any(row["from_cache"] for row in numbers["results"].values())
+    print("; *: loaded from the compilation cache" if loaded else "")
 
 
 def main(argv: list[str] | None = None) -> None:
     flags = tyro.cli(Benchmark, args=argv, description=__doc__)
     with plain_errors():
-        if min(flags.batch, flags.prompt, flags.new, flags.repeats) < 1:
-            raise UserError("batch, prompt, new and repeats must be at least 1")
+        validate(flags)
+        if flags.cache:
+            enable_compilation_cache()
         numbers = measure(flags)
-    print(f"{'part':<10}{'first s':>10}{'median s':>10}{'tokens/s':>12}{'of matmul':>11}")
-    for name, row in numbers["results"].items():
-        print(
-            f"{name:<10}{row['first_s']:>10.2f}{row['median_s']:>10.3f}"
-            f"{row['tokens_per_s']:>12.1f}{row['share_of_matmul']:>10.0%}"
-        )
-    print(
-        f"matrix product {numbers['matmul_gflops']:.0f} GFLOP/s; peak memory "
-        f"{numbers['peak_rss_mb']:.0f} MB host, {numbers['peak_device_mb']:.0f} MB device"
-    )
-    if flags.json:
-        Path(flags.json).write_text(json.dumps(numbers, indent=2) + "\n")
+        print_table(numbers)
+        if flags.json is not None:
+            try:
+                Path(flags.json).write_text(json.dumps(numbers, indent=2) + "\n")
+            except OSError as error:
+                raise UserError(f"{flags.json} cannot be written: {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""The benchmark measures what it says, on the functions that training runs."""
+
+import json
+import math
+
+import pytest
+
+from rljax.models import load_pretrained, save_pretrained
+from rljax.models.flops import layer_parameters
+from rljax.models.loading import parameter_shapes
+
+SIZES = ["--batch", "2", "--prompt", "6", "--new", "4", "--repeats", "2"]
+
+
+def numbers(script, tmp_path, *argv: str) -> dict:
+    file = tmp_path / "numbers.json"
+    script("benchmark").main([*SIZES, "--json", str(file), *argv])
+    return json.loads(file.read_text())
+
+
+@pytest.mark.slow
+def test_every_part_is_measured(script, tmp_path, capsys):
+    measured = numbers(script, tmp_path, "--model", "random:tiny-gpt2", "--minibatches", "2")
+    assert list(measured["results"]) == ["prefill", "decode", "score", "update"]
+    tokens = {"prefill": 12, "decode": 8, "score": 20, "update": 20}
+    for name, row in measured["results"].items():
+        assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"]
+        assert row["tokens_per_s"] * row["median_s"] == pytest.approx(tokens[name])
+        assert row["compile_s"] > 0 and row["first_call_s"] > 0 and row["peak_rss_mb"] > 0
+        share = row["flops_per_s"] / measured["matmul_flops_per_s"]
+        assert row["share_of_matmul"] == pytest.approx(share) and share < 1
+    out = capsys.readouterr().out
+    assert all(f"\n{name} " in out for name in tokens) and "matrix product" in out
+
+
+def test_the_work_is_two_flops_a_weight_and_token(script):
+    module = script("benchmark")
+    config = module.SHAPES["tiny-gpt2"]
+    flags = module.Benchmark(batch=2, prompt=6, new=4)
+    work = module.part_work(flags, config)
+    layers = config.num_layers * layer_parameters(config)
+    assert layers == 4 * 12 * 128 * 128
+    # A token of 9 sees 5 on average: a product of 128 numbers for the score, one for the sum.
+    attention = 4 * (2 * 2 * 128) * 5
+    expected = 2 * (9 * (2 * layers + attention) + 4 * 2 * 128 * 256)
+    assert work["score"] == (20, expected) and work["decode"] == (8, expected)
+    assert work["update"] == (20, 3 * expected)
+
+
+def test_a_shape_by_name_and_from_a_config(script, tmp_path):
+    module = script("benchmark")
+    _, params = module.load(module.Benchmark(model="shape:tiny-gpt2"))
+    assert params["embed"]["embedding"].shape == (256, 128)
+    pretrained = load_pretrained("random:tiny-llama")
+    save_pretrained(tmp_path / "model", pretrained)
+    model, _ = module.load(module.Benchmark(model=str(tmp_path / "model" / "config.json")))
+    assert model.config == pretrained.model.config
+    # SmolLM2-135M has 134,515,008 parameters, GPT-2 124,439,808.
+    sizes = {"smollm2-135m": 134_515_008, "gpt2": 124_439_808}
+    for name, size in sizes.items():
+        shapes = parameter_shapes(module.SHAPES[name])
+        assert sum(math.prod(shape) for shape in shapes.values()) == size
+
+
+def test_what_is_wrong_is_said(fails, tmp_path):
+    assert "there is no shape 'huge'; known: smollm2-135m" in fails(
+        "benchmark", "--model", "shape:huge"
+    )
+    assert "cannot be read" in fails("benchmark", "--model", tmp_path / "config.json")
+    assert "multiple of minibatches" in fails("benchmark", "--batch", 3, "--minibatches", 2)
+    tiny = ["--model", "shape:tiny-gpt2"]
+    assert "context is 256" in fails("benchmark", *tiny, "--prompt", 200, "--new", 100)
+    assert "repeats is 0" in fails("benchmark", *tiny, "--repeats", 0)
