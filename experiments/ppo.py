@@ -24,7 +24,7 @@ from rljax.algorithms.metrics import rollout_kl
 from rljax.errors import UserError
 from rljax.experiment import PPOExperiment
 from rljax.kl import make_kl_controller
-from rljax.models import load_pretrained, make_model
+from rljax.models import make_model
 from rljax.models.flops import forward_flops
 from rljax.reporting.statistics import bootstrap_mean, bootstrap_paired_difference
 from rljax.rollout.agreement import check_ratio, check_start_kl
@@ -36,6 +36,7 @@ from rljax.training.compilation import CompileCounter, announce, enable_compilat
 from rljax.training.config_json import config_to_json, flatten_config
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.policies import load_model
 from rljax.training.progress import Progress
 from rljax.training.run import Run, open_run
 from rljax.training.throughput import matmul_rate
@@ -51,7 +52,7 @@ class Setup:
 
     def __init__(self, config: PPOExperiment) -> None:
         self.config = config
-        self.pretrained = load_pretrained(config.model.source, dtype=config.model.dtype)
+        self.pretrained = load_model(config.model.source, config.model.dtype)
         self.model = self.pretrained.model
         if config.model.remat:
             self.model = make_model(self.model.config, remat=True)
