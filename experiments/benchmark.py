@@ -31,6 +31,7 @@ from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.ppo import PPOConfig, make_update
 from rljax.errors import UserError
 from rljax.models import Model, TransformerConfig, make_model
+from rljax.models.config import gpt2_config
 from rljax.models.families import read_config, text_config
 from rljax.models.flops import forward_flops
 from rljax.rollout.distribution import SamplingConfig
@@ -46,29 +47,6 @@ from rljax.types import Completions, Prompts, Rollout
 Part = Literal["prefill", "decode", "score", "update"]
 
 
-def gpt2_shape(vocab_size: int, hidden: int, layers: int, heads: int, context: int) -> Any:
-    """Describe a GPT-2 of a size."""
-    return TransformerConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=hidden // heads,
-        intermediate_size=4 * hidden,
-        context_length=context,
-        norm="layer",
-        norm_eps=1e-5,
-        activation="gelu_tanh",
-        gated_mlp=False,
-        positions="learned",
-        attention_bias=True,
-        attention_out_bias=True,
-        mlp_bias=True,
-        norm_bias=True,
-    )
-
-
 SHAPES = {
     "smollm2-135m": TransformerConfig(
         vocab_size=49152,
@@ -82,8 +60,12 @@ SHAPES = {
         norm_eps=1e-5,
         rope_theta=1e5,
     ),
-    "gpt2": gpt2_shape(50257, 768, 12, 12, 1024),
-    "tiny-gpt2": gpt2_shape(256, 128, 4, 4, 256),
+    "gpt2": gpt2_config(
+        vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, context_length=1024
+    ),
+    "tiny-gpt2": gpt2_config(
+        vocab_size=256, hidden_size=128, num_layers=4, num_heads=4, context_length=256
+    ),
 }
 
 

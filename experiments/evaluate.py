@@ -33,6 +33,7 @@ from rljax.reporting.statistics import (
     text_statistics,
 )
 from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
 from rljax.tasks import Task, TaskConfig, make_task
 from rljax.tasks.evaluation import Evaluation, evaluate
@@ -42,9 +43,6 @@ from rljax.training.flags import plain_errors, validate
 from rljax.training.policies import Policy, PolicyFlags, load_model, load_policy
 from rljax.training.run import read_config
 from rljax.types import Completions, Prompts
-
-# The key of an evaluation, as experiments/ppo.py folds it: the role, then step 0.
-EVALUATION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +105,7 @@ class Judge:
         self.act = jax.jit(act)
         score = make_score(model, options.sampling, eos, rows=rules.score_rows)
         self.log_probs = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
-        key = jax.random.fold_in(jax.random.key(options.seed), EVALUATION)
-        self.key = jax.random.fold_in(key, 0)
+        self.key = role_key(options.seed, Role.EVALUATION)
 
     def judge(
         self, params: Any, ref_log_probs: Callable[[Prompts, Completions], jax.Array], task: Task

@@ -28,6 +28,7 @@ from rljax.models import make_model
 from rljax.models.flops import forward_flops
 from rljax.reporting.statistics import bootstrap_mean, bootstrap_paired_difference
 from rljax.rollout.agreement import check_ratio, check_start_kl
+from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
 from rljax.tasks import batch_indices, make_batch, make_task
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
@@ -42,9 +43,6 @@ from rljax.training.run import Run, open_run
 from rljax.training.throughput import matmul_rate
 from rljax.training.writer import MetricsWriter
 from rljax.types import Completions, Prompts, Rollout, TrainState
-
-# Keys of one seed: fold in the role, then the step.
-SAMPLING, SHUFFLING, EVALUATION = range(3)
 
 
 class Setup:
@@ -85,7 +83,6 @@ class Setup:
         self.score = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
         self.update = jax.jit(update, donate_argnums=0)
         self.sync_reference = jax.jit(ppo.sync_reference, static_argnums=1, donate_argnums=0)
-        self.key = jax.random.key(config.seed)
 
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
@@ -96,10 +93,6 @@ class Setup:
             critic=self.config.ppo.critic,
             kl_coef=make_kl_controller(self.config.ppo.kl).init(),
         )
-
-    def role_key(self, role: int, step: int = 0) -> jax.Array:
-        """Derive the key of a role at a step."""
-        return jax.random.fold_in(jax.random.fold_in(self.key, role), step)
 
     def training_batch(self, step: int) -> tuple[np.ndarray, Prompts]:
         """Draw the prompts of a step: a pure function of seed and step."""
@@ -116,7 +109,7 @@ class Setup:
 
     def evaluate(self, state: TrainState) -> Evaluation:
         """Judge the policy on the held-out prompts, with the same noise every time."""
-        key = self.role_key(EVALUATION)
+        key = role_key(self.config.seed, Role.EVALUATION)
         with announce("the sampler"):
             return evaluate(
                 lambda batch: self.act(state.params, batch, key),
@@ -309,7 +302,8 @@ def one_step(
     indices, prompts = setup.training_batch(step)
     started = time.perf_counter()
     with announce("the sampler"):
-        made: Completions = setup.act(state.params, prompts, setup.role_key(SAMPLING, step))
+        key = role_key(config.seed, Role.SAMPLING, step)
+        made: Completions = setup.act(state.params, prompts, key)
     with announce("the reference's scoring"):
         ref_log_probs = setup.score(state.ref_params, prompts, made)
     rollout = jax.block_until_ready(Rollout(prompts, made, ref_log_probs))
@@ -325,7 +319,7 @@ def one_step(
     update_started = time.perf_counter()
     with announce("the update"):
         state, report = setup.update(
-            state, rollout, jnp.asarray(scores), setup.role_key(SHUFFLING, step)
+            state, rollout, jnp.asarray(scores), role_key(config.seed, Role.SHUFFLING, step)
         )
     if config.ppo.ref_sync_every and (step + 1) % config.ppo.ref_sync_every == 0:
         state = setup.sync_reference(state, config.ppo.ref_sync_mix)

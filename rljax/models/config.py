@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 NORMS = ("rms", "layer")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
@@ -111,3 +112,35 @@ class TransformerConfig:
         if self.layer_windows is None:
             return (True,) * self.num_layers
         return self.layer_windows
+
+
+def gpt2_config(
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    context_length: int,
+    **changes: Any,
+) -> TransformerConfig:
+    """Describe a GPT-2 of a size; `changes` replace or add further fields."""
+    fields: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_dim": hidden_size // num_heads,
+        "intermediate_size": 4 * hidden_size,
+        "context_length": context_length,
+        "norm": "layer",
+        "norm_eps": 1e-5,
+        "activation": "gelu_tanh",
+        "gated_mlp": False,
+        "positions": "learned",
+        "attention_bias": True,
+        "attention_out_bias": True,
+        "mlp_bias": True,
+        "norm_bias": True,
+    }
+    return TransformerConfig(**(fields | changes))

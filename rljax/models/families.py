@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rljax.models.config import TransformerConfig
+from rljax.models.config import TransformerConfig, gpt2_config
 from rljax.models.config_fields import ConfigError, Fields, layer_windows, read_rope, whole_rope
 
 HFConfig = dict[str, Any]
@@ -58,25 +58,16 @@ def _llama_like(
 
 
 def _read_gpt2(fields: Fields) -> TransformerConfig:
-    hidden, heads = fields.size("n_embd", 768), fields.size("n_head", 12)
-    return TransformerConfig(
+    hidden = fields.size("n_embd", 768)
+    return gpt2_config(
         vocab_size=fields.size("vocab_size", 50257),
         hidden_size=hidden,
         num_layers=fields.size("n_layer", 12),
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=hidden // heads,
+        num_heads=fields.size("n_head", 12),
         intermediate_size=fields.size("n_inner", 4 * hidden),
         context_length=fields.size("n_positions", 1024),
-        norm="layer",
         norm_eps=float(fields.get("layer_norm_epsilon", 1e-5)),
         activation=fields.activation("activation_function", "gelu_new"),
-        gated_mlp=False,
-        positions="learned",
-        attention_bias=True,
-        attention_out_bias=True,
-        mlp_bias=True,
-        norm_bias=True,
         attention_scale=None if fields.get("scale_attn_weights", True) else 1.0,
         tie_embeddings=bool(fields.get("tie_word_embeddings", True)),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rljax.models.config import RopeScaling, TransformerConfig
+from rljax.models.config import RopeScaling, TransformerConfig, gpt2_config
 from rljax.models.gguf_file import GGUFFile, read_gguf_tensor
 from rljax.models.rotary import inverse_frequencies
 from rljax.models.safetensors_io import FileError
@@ -84,18 +84,8 @@ def gguf_config(file: GGUFFile) -> tuple[str, TransformerConfig]:
         "tie_embeddings": "output.weight" not in file.tensors,
     }
     if name == "gpt2":
-        return name, TransformerConfig(
-            **common,
-            norm="layer",
-            norm_eps=_decimal(file.get("gpt2.attention.layer_norm_epsilon")),
-            activation="gelu_tanh",
-            gated_mlp=False,
-            positions="learned",
-            attention_bias=True,
-            attention_out_bias=True,
-            mlp_bias=True,
-            norm_bias=True,
-        )
+        epsilon = _decimal(file.get("gpt2.attention.layer_norm_epsilon"))
+        return name, gpt2_config(**common, norm_eps=epsilon)
     _refuse(file, name, head_dim)
     theta = float(file.metadata.get(f"{name}.rope.freq_base", 10000.0))
     return name, TransformerConfig(

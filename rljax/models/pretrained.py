@@ -267,12 +267,18 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _is_checkpoint(directory: Path) -> bool:
+    """Say whether a directory holds a model; other things, such as runs, have a config.json too."""
+    config = directory / "config.json"
+    return config.exists() and "model_type" in _read_json(config)
+
+
 @contextlib.contextmanager
 def _replacing(directory: Path) -> Iterator[Path]:
     """Give a directory to write in, which takes the place of `directory` when all is written."""
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file")
-    if directory.exists() and any(directory.iterdir()) and not (directory / "config.json").exists():
+    if directory.exists() and any(directory.iterdir()) and not _is_checkpoint(directory):
         raise FileExistsError(f"{directory} is not empty and no checkpoint; give another directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.parent / f".{directory.name}.new-{os.getpid()}"

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from rljax.models.config import TransformerConfig
+from rljax.models.config import TransformerConfig, gpt2_config
 
 BYTE_VOCABULARY = 259
 
 RANDOM_CONFIGS: dict[str, tuple[str, TransformerConfig]] = {
     "tiny-gpt2": (
         "gpt2",
-        TransformerConfig(
+        gpt2_config(
             vocab_size=BYTE_VOCABULARY,
             hidden_size=64,
             num_layers=2,
             num_heads=4,
-            num_kv_heads=4,
-            head_dim=16,
-            intermediate_size=256,
             context_length=256,
-            norm="layer",
-            norm_eps=1e-5,
-            activation="gelu_tanh",
-            gated_mlp=False,
-            positions="learned",
-            attention_bias=True,
-            attention_out_bias=True,
-            mlp_bias=True,
-            norm_bias=True,
         ),
     ),
     "tiny-llama": (

@@ -128,6 +128,12 @@ def test_saving_replaces_a_checkpoint_and_nothing_else(tiny, tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(FileExistsError, match="mine is not empty and no checkpoint"):
         save_pretrained(tmp_path / "mine", tiny)
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text('{"model": {"source": "gpt2"}, "steps": 3}')
+    with pytest.raises(FileExistsError, match="run is not empty and no checkpoint"):
+        save_pretrained(run, tiny)
+    assert (run / "checkpoints").is_dir()
 
 
 def test_a_failed_save_leaves_the_old_one(tiny, tmp_path, monkeypatch):
