@@ -172,9 +172,14 @@ def test_separate_critic_leaves_the_policy_gradient_alone(world):
     more, _ = world.update(dataclasses.replace(config, value_coef=5.0), optimizer=unclipped)
     assert not differ(some.params["policy"], more.params["policy"])
     assert differ(some.params["critic"], more.params["critic"])
+    # A head that is still zero sends no gradient into a shared trunk; one that has learnt does.
     shared = dataclasses.replace(config, critic="shared")
-    a, _ = world.update(shared, optimizer=unclipped)
-    b, _ = world.update(dataclasses.replace(shared, value_coef=5.0), optimizer=unclipped)
+    state = world.state(shared, unclipped)
+    head = {"kernel": jnp.full((1, 16), 0.3), "bias": jnp.zeros(1)}
+    state = state._replace(params=state.params | {"value_head": head})
+    a, _ = world.update(shared, optimizer=unclipped, state=state)
+    more_value = dataclasses.replace(shared, value_coef=5.0)
+    b, _ = world.update(more_value, optimizer=unclipped, state=state)
     assert differ(a.params["policy"], b.params["policy"])
 
 
@@ -226,7 +231,7 @@ def test_kl_controller_and_step_move(world, baseline):
     "changes, word",
     [
         ({"batch_size": 10, "num_minibatches": 4}, "multiple"),
-        ({"batch_size": 9, "samples_per_prompt": 2}, "samples_per_prompt"),
+        ({"batch_size": 9, "num_minibatches": 1, "samples_per_prompt": 2}, "samples_per_prompt"),
         ({"num_epochs": 0}, "num_epochs"),
         ({"clip_eps": 1.5}, "clip_eps"),
         ({"dual_clip": 0.9}, "dual_clip"),
