@@ -80,6 +80,8 @@ class Benchmark:
     """What parameters are stored and computed in."""
     remat: bool = False
     """Recompute layers in the backward pass of the update."""
+    scan_layers: bool = False
+    """Compile one layer and loop over it, instead of all layers."""
     batch: int = 16
     """Sequences."""
     prompt: int = 32
@@ -111,9 +113,10 @@ class Benchmark:
 def load(flags: Benchmark) -> tuple[Model, Any]:
     """Return the model and its parameters."""
     dtype = jnp.dtype(flags.dtype)
+    options = {"remat": flags.remat, "scan_layers": flags.scan_layers}
     if not flags.model.startswith("shape:") and not flags.model.endswith(".json"):
         pretrained = load_model(flags.model, flags.dtype)
-        return make_model(pretrained.model.config, remat=flags.remat), pretrained.params
+        return make_model(pretrained.model.config, **options), pretrained.params
     if flags.model.startswith("shape:"):
         name = flags.model.removeprefix("shape:")
         if name not in SHAPES:
@@ -125,7 +128,7 @@ def load(flags: Benchmark) -> tuple[Model, Any]:
         except (OSError, ValueError) as error:
             raise UserError(f"{flags.model} cannot be read: {error}") from error
         config = read_config(text_config(content, flags.model), flags.model)
-    model = make_model(config, remat=flags.remat)
+    model = make_model(config, **options)
     return model, jax.jit(model.init, static_argnums=1)(jax.random.key(0), dtype)
 
 

@@ -51,9 +51,11 @@ class Setup:
     def __init__(self, config: PPOExperiment) -> None:
         self.config = config
         self.pretrained = load_model(config.model.source, config.model.dtype)
-        self.model = self.pretrained.model
-        if config.model.remat:
-            self.model = make_model(self.model.config, remat=True)
+        self.model = make_model(
+            self.pretrained.model.config,
+            remat=config.model.remat,
+            scan_layers=config.model.scan_layers,
+        )
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
@@ -231,14 +233,16 @@ def train(setup: Setup, run: Run) -> None:
     """Run the steps that are left, then judge and report."""
     config = setup.config
     checkpoints = Checkpoints(run.checkpoint_dir, keep_last=config.keep_checkpoints)
-    state = setup.first_state()
     held: dict[str, Any] = {"before": None}
     sizes: dict[str, int] | None = None
-    found = checkpoints.restore(saved_part(config, state)) if run.resumed else None
-    if found is not None:
+    like = saved_part(config, jax.eval_shape(setup.first_state))
+    found = checkpoints.restore(like) if run.resumed else None
+    if found is None:
+        state = setup.first_state()
+    else:
         _, restored, held = found
         sizes = held.pop("files")
-        reference = restored.ref_params or state.ref_params
+        reference = restored.ref_params or setup.pretrained.params
         state = restored._replace(ref_params=reference)
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)

@@ -24,6 +24,8 @@ class ModelConfig:
     """What parameters are stored and computed in."""
     remat: bool = False
     """Recompute layers in the backward pass: less memory, a third more time."""
+    scan_layers: bool = False
+    """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from rljax.models.config import TransformerConfig
 from rljax.models.transformer import Model, make_model
+from rljax.training.compilation import enable_compilation_cache
+
+# Tests run many programs once, on tiny arrays: XLA's time to optimise them is all of their time.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs():
+    """Keep compiled programs for the next session, in the user's cache or RLJAX_CACHE_DIR."""
+    enable_compilation_cache()
+
+
+def quick_jit(function: Callable) -> Any:
+    """Compile a program in about a fifth of the time that `jax.jit` takes; it then runs slower."""
+    return jax.jit(function, compiler_options=QUICK)
 
 
 def tiny_config(**changes) -> TransformerConfig:
@@ -24,18 +47,23 @@ def tiny_config(**changes) -> TransformerConfig:
     return TransformerConfig(**(sizes | changes))
 
 
-def noisy_params(model: Model, seed: int = 0, scale: float = 0.1):
-    """Random parameters far from their start, so that no bias, norm or mask goes unnoticed."""
-    params = model.init(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return jax.tree.unflatten(
-        tree,
-        [
+@functools.lru_cache
+def _noisy(config: TransformerConfig, scale: float) -> Any:
+    def make(key: jax.Array, noise_key: jax.Array):
+        leaves, tree = jax.tree.flatten(make_model(config).init(key))
+        keys = jax.random.split(noise_key, len(leaves))
+        noisy = [
             leaf + scale * jax.random.normal(k, leaf.shape)
             for leaf, k in zip(leaves, keys, strict=True)
-        ],
-    )
+        ]
+        return jax.tree.unflatten(tree, noisy)
+
+    return quick_jit(make)
+
+
+def noisy_params(model: Model, seed: int = 0, scale: float = 0.1):
+    """Random parameters far from their start, so that no bias, norm or mask goes unnoticed."""
+    return _noisy(model.config, scale)(jax.random.key(seed), jax.random.key(seed + 1))
 
 
 @pytest.fixture(scope="session")

@@ -95,10 +95,12 @@ class MLP(nn.Module):
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer, each [B, K, S, h]: slots of one head lie together in memory."""
+    """Keys and values of one layer, each as the product that reads it likes its right-hand side."""
 
     keys: jax.Array
+    """[B, K, h, S]."""
     values: jax.Array
+    """[B, K, S, h]."""
 
 
 class Attention(nn.Module):
@@ -153,7 +155,7 @@ class Attention(nn.Module):
         scores = jnp.einsum("btkgh,bskh->bkgts", query, key)
         weights = self._weights(scores, mask[:, None, None])
         mixed = jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(batch, length, -1)
-        cache = LayerCache(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3))
+        cache = LayerCache(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
         return self.out(mixed), cache
 
     def decode(
@@ -170,15 +172,11 @@ class Attention(nn.Module):
         key = self.key(x, True).T.reshape(batch, c.num_kv_heads, c.head_dim)
         value = self.value(x, True).T.reshape(batch, c.num_kv_heads, c.head_dim)
         query, key = self._position(query, key, rope)
-        start = (0, 0, slot, 0)
-        keys = jax.lax.dynamic_update_slice(
-            cache.keys, key[:, :, None].astype(cache.keys.dtype), start
-        )
-        values = jax.lax.dynamic_update_slice(
-            cache.values, value[:, :, None].astype(cache.values.dtype), start
-        )
+        key, value = key.astype(cache.keys.dtype), value.astype(cache.values.dtype)
+        keys = jax.lax.dynamic_update_slice(cache.keys, key[..., None], (0, 0, 0, slot))
+        values = jax.lax.dynamic_update_slice(cache.values, value[:, :, None], (0, 0, slot, 0))
         query = query.reshape(batch, c.num_kv_heads, -1, c.head_dim)
-        scores = jnp.einsum("bkgh,bksh->bkgs", query, keys.astype(self.dtype))
+        scores = jnp.einsum("bkgh,bkhs->bkgs", query, keys.astype(self.dtype))
         weights = self._weights(scores, mask[:, None, None])
         mixed = jnp.einsum("bkgs,bksh->bkgh", weights, values.astype(self.dtype))
         return self.out(mixed.reshape(batch, -1).T, True), LayerCache(keys, values)

@@ -5,6 +5,7 @@ B batch, T tokens, S cache slots, D hidden, V vocabulary, L layers, K key/value 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,9 +14,13 @@ import jax.numpy as jnp
 from rljax.models.config import TransformerConfig
 from rljax.models.layers import Block, LayerCache, Norm
 from rljax.models.rotary import rotary_tables
+from rljax.models.stack import Layers, run_layers, stack_layers
 
 Params = dict[str, Any]
-Cache = tuple[LayerCache, ...]
+Cache = Any
+"""A pytree that only the model looks into: one LayerCache per layer, or stacks of them."""
+Views = dict[bool, tuple[Any, jax.Array]]
+"""By kind of layer (does it slide): rotary tables and the mask of what each query sees."""
 
 
 class Init(Protocol):
@@ -40,12 +45,31 @@ class Model(NamedTuple):
     """As apply, up to the final norm: [B, T, D]. For heads that must not hold [B, T, V] at once."""
     head: Any
     """(params, hidden [..., D]) -> logits [..., V] float32."""
+    prepare: Any
+    """(params) -> params laid out for many calls of prefill and decode; call it before a loop."""
     prefill: Any
     """(params, tokens [B, P], attention_mask, slots S) -> hidden [B, P, D], cache of S slots."""
     decode: Any
     """(params, token [B], position [B], slot, slot_mask [B, S], cache) -> hidden [D, B], cache."""
     head_columns: Any
     """(params, hidden [D, B]) -> logits [V, B] float32."""
+
+
+class Settings(NamedTuple):
+    """What is fixed when a model's functions are built."""
+
+    config: TransformerConfig
+    dtype: Any
+    remat: bool
+    scan_layers: bool
+
+    def compute_dtype(self, params: Params) -> Any:
+        """Return what activations are computed in."""
+        return params["embed"]["embedding"].dtype if self.dtype is None else self.dtype
+
+    def layers(self) -> Layers:
+        """Return in which order layers run, and whether as one compiled body."""
+        return Layers(self.config.slides, self.scan_layers)
 
 
 def token_positions(attention_mask: jax.Array) -> jax.Array:
@@ -63,6 +87,49 @@ def _attention_mask(config: TransformerConfig, real: jax.Array, *, local: bool) 
     return seen[None] & real[:, None, :]
 
 
+def _tables(config: TransformerConfig, positions: jax.Array, *, local: bool) -> Any:
+    """Rotary tables of these positions; None where positions are learned."""
+    if config.positions != "rotary":
+        return None
+    return rotary_tables(config, positions, local=local)
+
+
+# ------------------------------------------------------------------------------------ The ends
+
+
+def _init(config: TransformerConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
+    block = Block(config)
+    x = jnp.zeros((1, 1, config.hidden_size))
+    rope = _tables(config, jnp.zeros((1, 1), jnp.int32), local=False)
+    embed_key, position_key, head_key, layers_key = jax.random.split(key, 4)
+
+    def normal(key: jax.Array, *shape: int) -> jax.Array:
+        return 0.02 * jax.random.normal(key, shape)
+
+    def layer(key: jax.Array) -> Params:
+        made = block.init(key, x, rope, jnp.ones((1, 1, 1), bool))["params"]
+        # GPT-2's rule: branches that end in the residual stream start 1 / sqrt(2 L) smaller.
+        for branch in (made["attention"]["out"], made["mlp"]["down"]):
+            branch["kernel"] = branch["kernel"] * (2 * config.num_layers) ** -0.5
+        return made
+
+    params: Params = {
+        "embed": {"embedding": normal(embed_key, config.vocab_size, config.hidden_size)},
+        "layers": {
+            str(i): layer(jax.random.fold_in(layers_key, i)) for i in range(config.num_layers)
+        },
+        "final_norm": Norm(config).init(head_key, x)["params"],
+    }
+    if config.positions == "learned":
+        table = normal(position_key, config.context_length, config.hidden_size)
+        params["positions"] = {"embedding": table}
+    if not config.tie_embeddings:
+        params["head"] = {"kernel": normal(head_key, config.vocab_size, config.hidden_size)}
+        if config.head_bias:
+            params["head"]["bias"] = jnp.zeros(config.vocab_size)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
 def _embed(
     config: TransformerConfig, params: Params, tokens: Any, positions: Any, dtype: Any
 ) -> Any:
@@ -74,144 +141,140 @@ def _embed(
     return x
 
 
+def _kernel_and_bias(
+    config: TransformerConfig, params: Params
+) -> tuple[jax.Array, jax.Array | None]:
+    if config.tie_embeddings:
+        return params["embed"]["embedding"], None
+    return params["head"]["kernel"], params["head"].get("bias")
+
+
 def _cap(config: TransformerConfig, logits: jax.Array) -> jax.Array:
     if config.logits_softcap is None:
         return logits
     return config.logits_softcap * jnp.tanh(logits / config.logits_softcap)
 
 
-def make_model(config: TransformerConfig, dtype: Any = None, remat: bool = False) -> Model:
+def _head(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    kernel, bias = _kernel_and_bias(config, params)
+    logits = jax.lax.dot_general(
+        hidden,
+        kernel.astype(hidden.dtype),
+        (((hidden.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32))
+
+
+def _head_columns(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    kernel, bias = _kernel_and_bias(config, params)
+    logits = jnp.matmul(kernel.astype(hidden.dtype), hidden, preferred_element_type=jnp.float32)
+    return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32)[:, None])
+
+
+# ----------------------------------------------------------------------------------- The trunk
+
+
+def _run(
+    settings: Settings, params: Params, tokens: jax.Array, attention_mask: jax.Array | None
+) -> tuple[jax.Array, Cache]:
+    """Run whole sequences: hidden states after the final norm [B, T, D], and the cache."""
+    config, kind = settings.config, settings.compute_dtype(params)
+    real = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
+    positions = token_positions(real)
+    views: Views = {
+        slides: (
+            _tables(config, positions, local=slides),
+            _attention_mask(config, real, local=slides),
+        )
+        for slides in set(config.slides)
+    }
+    block = Block(config, kind)
+
+    def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
+        return block.apply({"params": layer_params}, x, rope, mask)
+
+    step = jax.checkpoint(layer) if settings.remat else layer
+    x = _embed(config, params, tokens, positions, kind)
+    x, cache = run_layers(
+        settings.layers(), params, x, None, lambda p, x, _, slides: step(p, x, *views[slides])
+    )
+    return Norm(config, kind).apply({"params": params["final_norm"]}, x), cache
+
+
+def _prefill(
+    settings: Settings, params: Params, tokens: jax.Array, attention_mask: jax.Array, slots: int
+) -> tuple[jax.Array, Cache]:
+    final, cache = _run(settings, params, tokens, attention_mask)
+    missing = slots - tokens.shape[1]
+
+    def widen(layer: LayerCache) -> LayerCache:
+        lead = [(0, 0)] * (layer.keys.ndim - 2)
+        keys = jnp.pad(layer.keys, [*lead, (0, 0), (0, missing)])
+        return LayerCache(keys, jnp.pad(layer.values, [*lead, (0, missing), (0, 0)]))
+
+    is_layer = lambda node: isinstance(node, LayerCache)  # noqa: E731
+    return final, jax.tree.map(widen, cache, is_leaf=is_layer)
+
+
+def _decode(
+    settings: Settings,
+    params: Params,
+    token: jax.Array,
+    position: jax.Array,
+    slot: jax.Array,
+    slot_mask: jax.Array,
+    cache: Cache,
+) -> tuple[jax.Array, Cache]:
+    """Run one token per sequence at cache slot `slot`; slot_mask includes that slot."""
+    config, kind = settings.config, settings.compute_dtype(params)
+    masks = {False: slot_mask}
+    if config.sliding_window is not None:
+        recent = jnp.arange(slot_mask.shape[1]) > slot - config.sliding_window
+        masks[True] = slot_mask & recent[None]
+    ropes = {slides: _tables(config, position, local=slides) for slides in set(config.slides)}
+    block = Block(config, kind)
+
+    def step(layer_params: Params, x: Any, layer_cache: LayerCache, slides: bool) -> Any:
+        arguments = (x, ropes[slides], masks[slides], layer_cache, slot)
+        return block.apply({"params": layer_params}, *arguments, method="decode")
+
+    x = _embed(config, params, token, position, kind).T  # [D, B]
+    x, cache = run_layers(settings.layers(), params, x, cache, step)
+    return Norm(config, kind).apply({"params": params["final_norm"]}, x, True), cache
+
+
+def make_model(
+    config: TransformerConfig, dtype: Any = None, remat: bool = False, scan_layers: bool = False
+) -> Model:
     """Build the pure functions of a decoder.
 
     dtype: what activations and matrix products are computed in; None: as the embedding is stored.
     remat: recompute each layer in the backward pass instead of keeping its activations.
+    scan_layers: compile the body of one layer (of one period, where layers alternate) and loop over
+      it: compile time does not grow with depth. It costs a second copy of the layers' parameters
+      while a program runs, and on a CPU the decode is slower; the numbers are the same.
     """
+    settings = Settings(config, dtype, remat, scan_layers)
 
-    def compute_dtype(params: Params) -> Any:
-        return params["embed"]["embedding"].dtype if dtype is None else dtype
+    def hidden(
+        params: Params, tokens: jax.Array, attention_mask: jax.Array | None = None
+    ) -> jax.Array:
+        return _run(settings, params, tokens, attention_mask)[0]
 
-    def kinds() -> tuple[bool, ...]:
-        return tuple(sorted(set(config.slides)))
+    def apply(
+        params: Params, tokens: jax.Array, attention_mask: jax.Array | None = None
+    ) -> jax.Array:
+        return _head(config, params, hidden(params, tokens, attention_mask))
 
-    def init(key: jax.Array, dtype: Any = jnp.float32) -> Params:
-        block = Block(config)
-        x = jnp.zeros((1, 1, config.hidden_size))
-        rope = rotary_tables(config, jnp.zeros((1, 1), jnp.int32), local=False)
-        rope_or_none = rope if config.positions == "rotary" else None
-        embed_key, position_key, head_key, layers_key = jax.random.split(key, 4)
-
-        def normal(key: jax.Array, *shape: int) -> jax.Array:
-            return 0.02 * jax.random.normal(key, shape)
-
-        def layer(key: jax.Array) -> Params:
-            made = block.init(key, x, rope_or_none, jnp.ones((1, 1, 1), bool))["params"]
-            # GPT-2's rule: branches that end in the residual stream start 1 / sqrt(2 L) smaller.
-            for branch in (made["attention"]["out"], made["mlp"]["down"]):
-                branch["kernel"] = branch["kernel"] * (2 * config.num_layers) ** -0.5
-            return made
-
-        params: Params = {
-            "embed": {"embedding": normal(embed_key, config.vocab_size, config.hidden_size)},
-            "layers": {
-                str(i): layer(jax.random.fold_in(layers_key, i)) for i in range(config.num_layers)
-            },
-            "final_norm": Norm(config).init(head_key, x)["params"],
-        }
-        if config.positions == "learned":
-            table = normal(position_key, config.context_length, config.hidden_size)
-            params["positions"] = {"embedding": table}
-        if not config.tie_embeddings:
-            params["head"] = {"kernel": normal(head_key, config.vocab_size, config.hidden_size)}
-            if config.head_bias:
-                params["head"]["bias"] = jnp.zeros(config.vocab_size)
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-
-    def run(
-        params: Params, tokens: jax.Array, attention_mask: jax.Array | None
-    ) -> tuple[jax.Array, list[LayerCache]]:
-        real = jnp.ones(tokens.shape, bool)
-        if attention_mask is not None:
-            real = attention_mask.astype(bool)
-        positions = token_positions(real)
-        kind = compute_dtype(params)
-        x = _embed(config, params, tokens, positions, kind)
-        rotary = config.positions == "rotary"
-        ropes = {s: rotary_tables(config, positions, local=s) if rotary else None for s in kinds()}
-        masks = {s: _attention_mask(config, real, local=s) for s in kinds()}
-        block = Block(config, kind)
-
-        def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
-            return block.apply({"params": layer_params}, x, rope, mask)
-
-        step = jax.checkpoint(layer) if remat else layer
-        caches = []
-        for i, slides in enumerate(config.slides):
-            x, cache = step(params["layers"][str(i)], x, ropes[slides], masks[slides])
-            caches.append(cache)
-        return Norm(config, kind).apply({"params": params["final_norm"]}, x), caches
-
-    def hidden(params: Params, tokens: jax.Array, attention_mask: jax.Array | None = None) -> Any:
-        return run(params, tokens, attention_mask)[0]
-
-    def kernel_and_bias(params: Params) -> tuple[jax.Array, jax.Array | None]:
-        if config.tie_embeddings:
-            return params["embed"]["embedding"], None
-        return params["head"]["kernel"], params["head"].get("bias")
-
-    def head(params: Params, hidden: jax.Array) -> jax.Array:
-        kernel, bias = kernel_and_bias(params)
-        logits = jax.lax.dot_general(
-            hidden,
-            kernel.astype(hidden.dtype),
-            (((hidden.ndim - 1,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32))
-
-    def head_columns(params: Params, hidden: jax.Array) -> jax.Array:
-        kernel, bias = kernel_and_bias(params)
-        logits = jnp.matmul(kernel.astype(hidden.dtype), hidden, preferred_element_type=jnp.float32)
-        return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32)[:, None])
-
-    def apply(params: Params, tokens: jax.Array, attention_mask: jax.Array | None = None) -> Any:
-        return head(params, hidden(params, tokens, attention_mask))
-
-    def prefill(
-        params: Params, tokens: jax.Array, attention_mask: jax.Array, slots: int
-    ) -> tuple[jax.Array, Cache]:
-        final, caches = run(params, tokens, attention_mask)
-        room = ((0, 0), (0, 0), (0, slots - tokens.shape[1]), (0, 0))
-        return final, tuple(LayerCache(*(jnp.pad(a, room) for a in cache)) for cache in caches)
-
-    def decode(
-        params: Params,
-        token: jax.Array,
-        position: jax.Array,
-        slot: jax.Array,
-        slot_mask: jax.Array,
-        cache: Cache,
-    ) -> tuple[jax.Array, Cache]:
-        kind = compute_dtype(params)
-        x = _embed(config, params, token, position, kind).T  # [D, B]
-        rotary = config.positions == "rotary"
-        ropes = {s: rotary_tables(config, position, local=s) if rotary else None for s in kinds()}
-        masks = {False: slot_mask}
-        if True in kinds() and config.sliding_window is not None:
-            recent = jnp.arange(slot_mask.shape[1]) > slot - config.sliding_window
-            masks[True] = slot_mask & recent[None]
-        block = Block(config, kind)
-        caches = []
-        for i, slides in enumerate(config.slides):
-            x, layer_cache = block.apply(
-                {"params": params["layers"][str(i)]},
-                x,
-                ropes[slides],
-                masks[slides],
-                cache[i],
-                slot,
-                method="decode",
-            )
-            caches.append(layer_cache)
-        return Norm(config, kind).apply({"params": params["final_norm"]}, x, True), tuple(caches)
-
-    return Model(config, init, apply, hidden, head, prefill, decode, head_columns)
+    return Model(
+        config,
+        init=functools.partial(_init, config),
+        apply=apply,
+        hidden=hidden,
+        head=functools.partial(_head, config),
+        prepare=functools.partial(stack_layers, settings.layers()),
+        prefill=functools.partial(_prefill, settings),
+        decode=functools.partial(_decode, settings),
+        head_columns=functools.partial(_head_columns, config),
+    )

@@ -1,8 +1,7 @@
 """The policy's distribution over the next token: one definition for sampling and for scoring.
 
-Order, as in transformers: forbidden tokens, temperature, top-k, top-p, min-p. Thresholds are found
-by bisection on the bit pattern of the logits, so that no vocabulary is ever sorted: 32 passes over
-contiguous memory. Ties at a threshold are all kept.
+Order, as in transformers: forbidden tokens, temperature, top-k, top-p, min-p. Ties at a threshold
+are all kept.
 
 V vocabulary; `axis` is where it lies (rows [..., V]: -1, columns [V, B]: 0).
 """
@@ -10,10 +9,11 @@ V vocabulary; `axis` is where it lies (rows [..., V]: -1, columns [V, B]: 0).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from rljax.rollout.thresholds import CHOSEN, mass_threshold
 
 NEGATIVE = -1e30
 
@@ -54,30 +54,6 @@ class SamplingConfig:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
 
 
-def _ordered_bits(x: jax.Array) -> jax.Array:
-    """Map float32 to uint32 so that the order of numbers is the order of integers."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))
-
-
-def _smallest_threshold(
-    bits: jax.Array, accept: Callable[[jax.Array], jax.Array], axis: int
-) -> jax.Array:
-    """Find per distribution the smallest uint32 t with accept(t); accept is monotone in t."""
-    shape = list(bits.shape)
-    shape[axis] = 1
-
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds  # accept(high) holds; the answer is in [low, high]
-        middle = low + (high - low) // 2
-        good = accept(middle)
-        return jnp.where(good, low, middle + 1), jnp.where(good, middle, high)
-
-    low = jnp.zeros(shape, jnp.uint32)
-    high = jnp.full(shape, 0xFFFFFFFF, jnp.uint32)
-    return jax.lax.fori_loop(0, 32, halve, (low, high))[1]
-
-
 def distribution_logits(
     logits: jax.Array,
     sampling: SamplingConfig,
@@ -100,25 +76,14 @@ def distribution_logits(
     keep = None
     vocabulary = logits.shape[axis]
     if 0 < sampling.top_k < vocabulary:
-        bits = _ordered_bits(logits)
-        # the k-th largest = smallest t with fewer than k entries above it
-        threshold = _smallest_threshold(
-            bits,
-            lambda t: jnp.sum(bits > t, axis=axis, keepdims=True) < sampling.top_k,
-            axis,
-        )
-        keep = bits >= threshold
+        chosen = max(CHOSEN, sampling.top_k)
+        ones = jnp.ones_like(logits)
+        keep = logits >= mass_threshold(logits, ones, float(sampling.top_k), axis, chosen)
     if sampling.top_p < 1:
         kept = logits if keep is None else jnp.where(keep, logits, NEGATIVE)
-        bits = _ordered_bits(kept)
         weights = jnp.exp(kept - jnp.max(kept, axis=axis, keepdims=True))
         goal = sampling.top_p * jnp.sum(weights, axis=axis, keepdims=True)
-        threshold = _smallest_threshold(
-            bits,
-            lambda t: jnp.sum(jnp.where(bits > t, weights, 0), axis=axis, keepdims=True) < goal,
-            axis,
-        )
-        nucleus = bits >= threshold
+        nucleus = kept >= mass_threshold(kept, weights, goal, axis)
         keep = nucleus if keep is None else keep & nucleus
     if sampling.min_p > 0:
         floor = jnp.max(logits, axis=axis, keepdims=True) + jnp.log(sampling.min_p)

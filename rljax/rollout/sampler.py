@@ -35,7 +35,36 @@ def sampling_noise(key: jax.Array, prompts: Prompts, length: int) -> jax.Array:
     return jax.vmap(row)(prompts.ids, prompts.samples).T
 
 
-class _Step(NamedTuple):
+class Chosen(NamedTuple):
+    """A token per sequence, [B] each, and what was known when it was chosen."""
+
+    tokens: jax.Array
+    log_probs: jax.Array
+    values: jax.Array
+
+
+def choose_tokens(
+    logits: jax.Array,
+    sampling: SamplingConfig,
+    uniform: jax.Array,
+    forbidden: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Draw a token per column of logits [V, B] with the uniform numbers [B]: ids, log-probs [B].
+
+    Greedy (temperature 0) takes the largest and reports its log-prob at temperature 1.
+    """
+    logits = distribution_logits(logits, sampling, forbidden=forbidden, axis=0)
+    top = jnp.max(logits, axis=0)
+    weights = jnp.exp(logits - top)
+    if sampling.temperature == 0:
+        token = jnp.argmax(logits, axis=0).astype(jnp.int32)
+    else:
+        token = inverse_cdf(weights, uniform)
+    chosen = jnp.take_along_axis(logits, token[None], axis=0)[0]
+    return token, chosen - top - jnp.log(jnp.sum(weights, axis=0))
+
+
+class Decoding(NamedTuple):
     """What the loop carries; buffers are [C, B], so that a step writes one contiguous row."""
 
     index: jax.Array
@@ -45,6 +74,33 @@ class _Step(NamedTuple):
     mask: jax.Array
     log_probs: jax.Array
     values: jax.Array
+
+    @classmethod
+    def start(cls, batch: int, length: int, cache: Cache, pad_token_id: int) -> Decoding:
+        """Return the state before the first token."""
+        floats = jnp.zeros((length, batch), jnp.float32)
+        return cls(
+            index=jnp.int32(0),
+            done=jnp.zeros(batch, bool),
+            cache=cache,
+            tokens=jnp.full((length, batch), pad_token_id, jnp.int32),
+            mask=jnp.zeros((length, batch), bool),
+            log_probs=floats,
+            values=floats,
+        )
+
+    def write(self, chosen: Chosen, ends: jax.Array, pad_token_id: int) -> Decoding:
+        """Store token number `index`; sequences that have ended get padding. ends: [V] bool."""
+        at, live = self.index, ~self.done
+        token = jnp.where(live, chosen.tokens, pad_token_id)
+        return self._replace(
+            index=at + 1,
+            done=self.done | ends[token],
+            tokens=self.tokens.at[at].set(token),
+            mask=self.mask.at[at].set(live),
+            log_probs=self.log_probs.at[at].set(jnp.where(live, chosen.log_probs, 0.0)),
+            values=self.values.at[at].set(jnp.where(live, chosen.values, 0.0)),
+        )
 
 
 def make_sampler(
@@ -58,83 +114,56 @@ def make_sampler(
     Raises ValueError when prompt and completion exceed the context (at trace time).
     """
     sampling.validate()
-    vocabulary = model.config.vocab_size
-    eos = jnp.zeros((vocabulary, 1), bool).at[jnp.asarray(list(eos_token_ids), jnp.int32)].set(True)
+    length = sampling.max_new_tokens
+    ids = jnp.asarray(list(eos_token_ids), jnp.int32)
+    eos = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
 
     def choose(
         params: Params, head: Params | None, hidden: jax.Array, index: jax.Array, uniform: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Pick a token per column of hidden [D, B]: token, log-prob and value, each [B]."""
+    ) -> Chosen:
+        """Pick a token per column of hidden [D, B]."""
+        forbidden = eos[:, None] & (index < sampling.min_new_tokens)
         logits = model.head_columns(params, hidden)
-        early = index < sampling.min_new_tokens
-        forbidden = eos & early if sampling.min_new_tokens else None
-        logits = distribution_logits(logits, sampling, forbidden=forbidden, axis=0)
-        top = jnp.max(logits, axis=0)
-        weights = jnp.exp(logits - top)
-        if sampling.temperature == 0:
-            token = jnp.argmax(logits, axis=0).astype(jnp.int32)
-        else:
-            token = inverse_cdf(weights, uniform)
-        chosen = jnp.take_along_axis(logits, token[None], axis=0)[0]
-        log_prob = chosen - top - jnp.log(jnp.sum(weights, axis=0))
+        token, log_prob = choose_tokens(
+            logits, sampling, uniform, forbidden if sampling.min_new_tokens else None
+        )
         value = apply_scalar_head(head, hidden.T) if head is not None else jnp.zeros_like(log_prob)
-        return token, log_prob, value
+        return Chosen(token, log_prob, value)
 
     def sample(
         params: Params, value_head: Params | None, prompts: Prompts, key: jax.Array
     ) -> Completions:
         batch, width = prompts.tokens.shape
-        length = sampling.max_new_tokens
         if width + length > model.config.context_length:
             raise ValueError(
                 f"prompt slots {width} + max_new_tokens {length} exceed the model's context of "
                 f"{model.config.context_length}; shorten one of them"
             )
+        params = model.prepare(params)
         noise = sampling_noise(key, prompts, length)
         prompt_lengths = jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)
         slots = jnp.arange(width + length)
         prompt_slots = jnp.pad(prompts.mask, ((0, 0), (0, length)))
 
-        def write(step: _Step, hidden: jax.Array) -> _Step:
-            """Sample token number step.index and store it."""
-            token, log_prob, value = choose(
-                params, value_head, hidden, step.index, noise[step.index]
-            )
-            live = ~step.done
-            token = jnp.where(live, token, pad_token_id)
-            return step._replace(
-                index=step.index + 1,
-                done=step.done | eos[token, 0],
-                tokens=step.tokens.at[step.index].set(token),
-                mask=step.mask.at[step.index].set(live),
-                log_probs=step.log_probs.at[step.index].set(jnp.where(live, log_prob, 0.0)),
-                values=step.values.at[step.index].set(jnp.where(live, value, 0.0)),
-            )
+        def write(state: Decoding, hidden: jax.Array) -> Decoding:
+            index = state.index
+            chosen = choose(params, value_head, hidden, index, noise[index])
+            return state.write(chosen, eos, pad_token_id)
 
-        def decode(step: _Step) -> _Step:
-            last = step.index - 1
+        def decode(state: Decoding) -> Decoding:
+            last = state.index - 1
             slot = width + last
             seen = prompt_slots | ((slots >= width) & (slots <= slot))
             hidden, cache = model.decode(
-                params, step.tokens[last], prompt_lengths + last, slot, seen, step.cache
+                params, state.tokens[last], prompt_lengths + last, slot, seen, state.cache
             )
-            return write(step._replace(cache=cache), hidden)
+            return write(state._replace(cache=cache), hidden)
 
         hidden, cache = model.prefill(params, prompts.tokens, prompts.mask, width + length)
-        floats = jnp.zeros((length, batch), jnp.float32)
-        start = _Step(
-            index=jnp.int32(0),
-            done=jnp.zeros(batch, bool),
-            cache=cache,
-            tokens=jnp.full((length, batch), pad_token_id, jnp.int32),
-            mask=jnp.zeros((length, batch), bool),
-            log_probs=floats,
-            values=floats,
-        )
         end = jax.lax.while_loop(
-            lambda step: (step.index < length) & ~jnp.all(step.done),
+            lambda state: (state.index < length) & ~jnp.all(state.done),
             decode,
-            write(start, hidden[:, -1].T),
+            write(Decoding.start(batch, length, cache, pad_token_id), hidden[:, -1].T),
         )
         return Completions(end.tokens.T, end.mask.T, end.log_probs.T, end.values.T)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rljax.algorithms.actor_critic import init_state, make_act
@@ -15,7 +18,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.types import Prompts, Rollout, TrainState
-from tests.conftest import noisy_params, tiny_config
+from tests.conftest import noisy_params, quick_jit, tiny_config
 
 EOS, PAD = (3,), 3
 SAMPLING = SamplingConfig(max_new_tokens=6, temperature=0.9)
@@ -27,6 +30,10 @@ BASE = PPOConfig(
     kl=KLConfig(coef=0.1, controller="openai", target=0.5, horizon=100.0),
 )
 OPTIMIZER = OptimizerConfig(learning_rate=0.01)
+
+
+def make_chain(optimizer: OptimizerConfig) -> optax.GradientTransformation:
+    return make_optimizer(optimizer, num_steps=10, updates_per_step=4)
 
 
 class World:
@@ -44,34 +51,49 @@ class World:
         self.prompts = Prompts(tokens, mask, jnp.arange(8), jnp.zeros(8, jnp.int32))
         self.scores = jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, 8), jnp.float32)
 
+    def program(self, make, *settings):
+        """Compile what `make` builds from settings, once for all tests."""
+        key = (make.__name__, settings)
+        if key not in self.programs:
+            self.programs[key] = quick_jit(make(*settings))
+        return self.programs[key]
+
     def state(self, ppo: PPOConfig = BASE, optimizer: OptimizerConfig = OPTIMIZER) -> TrainState:
-        made = init_state(
-            jax.tree.map(jnp.copy, self.policy),
-            16,
-            make_optimizer(optimizer, num_steps=10, updates_per_step=4),
-            critic=ppo.critic,
-            kl_coef=make_kl_controller(ppo.kl).init(),
+        made = self.program(self._init, ppo.critic, optimizer)(
+            self.policy, make_kl_controller(ppo.kl).init()
         )
         return made._replace(ref_params=self.reference)
+
+    def _init(self, critic: str, optimizer: OptimizerConfig):
+        chain = make_chain(optimizer)
+        return lambda policy, kl_coef: init_state(policy, 16, chain, critic=critic, kl_coef=kl_coef)
 
     def rollout(
         self, state: TrainState, sampling: SamplingConfig = SAMPLING, ppo: PPOConfig = BASE
     ) -> Rollout:
-        act = make_act(
-            self.model, sampling, EOS, PAD,
-            truncate_token=ppo.truncate_token, truncate_after=ppo.truncate_after,
-        )  # fmt: skip
-        made = jax.jit(act)(state.params, self.prompts, jax.random.key(7))
-        score = jax.jit(make_score(self.model, sampling, EOS))
+        act = self.program(self._act, sampling, ppo.truncate_token, ppo.truncate_after)
+        made = act(state.params, self.prompts, jax.random.key(7))
+        score = self.program(self._score, sampling)
         ref = score(state.ref_params, self.prompts, made).log_probs
         return Rollout(self.prompts, made, ref)
+
+    def _act(self, sampling: SamplingConfig, truncate_token: int | None, truncate_after: int):
+        return make_act(
+            self.model, sampling, EOS, PAD,
+            truncate_token=truncate_token, truncate_after=truncate_after,
+        )  # fmt: skip
+
+    def _score(self, sampling: SamplingConfig):
+        return make_score(self.model, sampling, EOS)
 
     def update(self, ppo=BASE, sampling=SAMPLING, optimizer=OPTIMIZER, state=None, rollout=None):
         state = self.state(ppo, optimizer) if state is None else state
         rollout = self.rollout(state, sampling, ppo) if rollout is None else rollout
-        chain = make_optimizer(optimizer, num_steps=10, updates_per_step=4)
-        run = jax.jit(make_update(self.model, ppo, sampling, EOS, chain))
+        run = self.program(self._update, ppo, sampling, optimizer)
         return run(state, rollout, self.scores, jax.random.key(1))
+
+    def _update(self, ppo: PPOConfig, sampling: SamplingConfig, optimizer: OptimizerConfig):
+        return make_update(self.model, ppo, sampling, EOS, make_chain(optimizer))
 
 
 @pytest.fixture(scope="session")

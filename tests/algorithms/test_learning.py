@@ -1,6 +1,7 @@
 """A tiny model must learn a token task in seconds, and must not with a broken sign."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.types import Prompts
-from tests.conftest import tiny_config
-
-pytestmark = pytest.mark.slow  # many small programs to compile
+from tests.conftest import quick_jit, tiny_config
 
 STEPS, BATCH, EOS = 40, 64, (3,)
 
@@ -28,8 +27,9 @@ def repeat_the_prompt(prompts: Prompts, tokens: jax.Array, mask: jax.Array) -> j
     return jnp.mean((tokens == wanted) & mask, axis=1)
 
 
-def learn(critic: str, sign: float, seed: int = 0) -> tuple[float, float]:
-    """Train on a token reward; mean score of the first and of the last steps."""
+@functools.lru_cache
+def training(critic: str):
+    """Compile (sign, key, keys of the steps) -> mean score and metrics of each step."""
     model = make_model(tiny_config(vocab_size=12))
     sampling = SamplingConfig(max_new_tokens=5, temperature=1.0)
     ppo = PPOConfig(
@@ -47,26 +47,34 @@ def learn(critic: str, sign: float, seed: int = 0) -> tuple[float, float]:
     collect = make_collect(make_act(model, sampling, EOS, 3), make_score(model, sampling, EOS))
     update = make_update(model, ppo, sampling, EOS, optimizer)
 
-    @jax.jit
-    def step(state, key):
-        prompt_key, sample_key, shuffle_key = jax.random.split(key, 3)
-        tokens = jax.random.randint(prompt_key, (BATCH, 3), 4, 12)
-        prompts = Prompts(tokens, tokens > 0, jnp.arange(BATCH), jnp.zeros(BATCH, jnp.int32))
-        rollout = collect(state.params, state.ref_params, prompts, sample_key)
-        made = rollout.completions
-        scores = repeat_the_prompt(prompts, made.tokens, made.mask).astype(jnp.float32)
-        state, metrics = update(state, rollout, sign * scores, shuffle_key)
-        return state, (jnp.mean(scores), metrics)
+    def run(sign, key, keys):
+        state = init_state(
+            model.init(key),
+            model.config.hidden_size,
+            optimizer,
+            critic=critic,
+            kl_coef=make_kl_controller(ppo.kl).init(),
+        )
 
-    state = init_state(
-        model.init(jax.random.key(seed)),
-        model.config.hidden_size,
-        optimizer,
-        critic=critic,
-        kl_coef=make_kl_controller(ppo.kl).init(),
-    )
+        def step(state, key):
+            prompt_key, sample_key, shuffle_key = jax.random.split(key, 3)
+            tokens = jax.random.randint(prompt_key, (BATCH, 3), 4, 12)
+            prompts = Prompts(tokens, tokens > 0, jnp.arange(BATCH), jnp.zeros(BATCH, jnp.int32))
+            rollout = collect(state.params, state.ref_params, prompts, sample_key)
+            made = rollout.completions
+            scores = repeat_the_prompt(prompts, made.tokens, made.mask).astype(jnp.float32)
+            state, metrics = update(state, rollout, sign * scores, shuffle_key)
+            return state, (jnp.mean(scores), metrics)
+
+        return jax.lax.scan(step, state, keys)[1]
+
+    return quick_jit(run)
+
+
+def learn(critic: str, sign: float, seed: int = 0) -> tuple[float, float]:
+    """Train on a token reward; mean score of the first and of the last steps."""
     keys = jax.random.split(jax.random.key(seed + 1), STEPS)
-    _, (scores, metrics) = jax.jit(lambda s, k: jax.lax.scan(step, s, k))(state, keys)
+    scores, metrics = training(critic)(sign, jax.random.key(seed), keys)
     assert np.all(np.isfinite(metrics["policy/loss"]))
     assert np.max(metrics["health/sampler_logprob_gap"]) < 1e-4
     return float(np.mean(scores[:3])), float(np.mean(scores[-3:]))
@@ -104,7 +112,7 @@ def test_the_update_composes_with_vmap_over_seeds():
         return rollout.completions.tokens, update(state, rollout, scores, key)[0].params
 
     keys = jax.random.split(jax.random.key(0), 2)
-    tokens_together, together = jax.jit(jax.vmap(run))(keys)
-    tokens_alone, alone = jax.jit(run)(keys[1])
+    tokens_together, together = quick_jit(jax.vmap(run))(keys)
+    tokens_alone, alone = quick_jit(run)(keys[1])
     np.testing.assert_array_equal(tokens_together[1], tokens_alone)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-5), together, alone)

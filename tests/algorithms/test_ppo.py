@@ -12,8 +12,6 @@ from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from tests.algorithms.conftest import BASE, OPTIMIZER, SAMPLING
 
-pytestmark = pytest.mark.slow  # many small programs to compile
-
 
 def leaves(tree) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(tree)]

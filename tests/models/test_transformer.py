@@ -1,14 +1,15 @@
 """One decoder, many options: cached decoding, padding, windows."""
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.models.transformer import make_model, token_positions
-from tests.conftest import noisy_params, tiny_config
-
-pytestmark = pytest.mark.slow  # many small programs to compile
+from rljax.models.transformer import Model, make_model, token_positions
+from tests.conftest import noisy_params, quick_jit, tiny_config
 
 GPT2 = {
     "positions": "learned",
@@ -47,44 +48,67 @@ OPTIONS = {
     "gemma": GEMMA,
     "mistral": {"sliding_window": 3},
 }
+SLOTS = 9  # of `left_padded`
+
+
+class Compiled(NamedTuple):
+    """A model, its parameters, and its functions compiled."""
+
+    model: Model
+    params: Any
+    apply: Any
+    prefill: Any
+    """(params, tokens, mask) -> logits, cache of SLOTS slots."""
+    decode: Any
+    """As the model's, but -> logits [V, B], cache."""
+
+
+@functools.lru_cache
+def compiled(name: str) -> Compiled:
+    model = make_model(tiny_config(**OPTIONS[name]))
+
+    def prefill(params, tokens, mask):
+        hidden, cache = model.prefill(params, tokens, mask, SLOTS)
+        return model.head(params, hidden), cache
+
+    def decode(params, *arguments):
+        column, cache = model.decode(params, *arguments)
+        return model.head_columns(params, column), cache
+
+    return Compiled(
+        model, noisy_params(model), quick_jit(model.apply), quick_jit(prefill), quick_jit(decode)
+    )
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_cached_decode_equals_full_forward(name, left_padded):
     tokens, mask = left_padded
-    model = make_model(tiny_config(**OPTIONS[name]))
-    params = noisy_params(model)
-    full = model.apply(params, tokens, mask)
-    split, length = 6, tokens.shape[1]
-    hidden, cache = model.prefill(params, tokens[:, :split], mask[:, :split], length)
-    pieces = [model.head(params, hidden)]
+    _, params, apply, prefill, decode = compiled(name)
+    full = apply(params, tokens, mask)
+    split, length = 6, SLOTS
+    logits, cache = prefill(params, tokens[:, :split], mask[:, :split])
+    pieces = [logits]
     for slot in range(split, length):
         seen = mask & (jnp.arange(length) <= slot)
         position = jnp.sum(mask[:, :slot], axis=1)
-        column, cache = model.decode(
-            params, tokens[:, slot], position, jnp.int32(slot), seen, cache
-        )
-        pieces.append(model.head_columns(params, column).T[:, None])
+        logits, cache = decode(params, tokens[:, slot], position, jnp.int32(slot), seen, cache)
+        pieces.append(logits.T[:, None])
     cached = np.asarray(jnp.concatenate(pieces, axis=1))
     np.testing.assert_allclose(cached[mask], np.asarray(full)[mask], atol=2e-5)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_padding_on_either_side_changes_nothing(name):
-    model = make_model(tiny_config(**OPTIONS[name]))
-    params = noisy_params(model)
-    tokens = jax.random.randint(jax.random.key(1), (2, 7), 0, 61)
-    plain = np.asarray(model.apply(params, tokens))
-    junk = jax.random.randint(jax.random.key(2), (2, 3), 0, 61)
-    real, not_real = jnp.ones((2, 7), bool), jnp.zeros((2, 3), bool)
-    left = model.apply(
-        params, jnp.concatenate([junk, tokens], 1), jnp.concatenate([not_real, real], 1)
-    )
-    right = model.apply(
-        params, jnp.concatenate([tokens, junk], 1), jnp.concatenate([real, not_real], 1)
-    )
+    _, params, apply, *_ = compiled(name)
+    # Padded, the shape of `left_padded`: one program serves both tests.
+    tokens = np.asarray(jax.random.randint(jax.random.key(1), (3, 6), 0, 61))
+    plain = np.asarray(apply(params, tokens))
+    junk = np.asarray(jax.random.randint(jax.random.key(2), (3, 3), 0, 61))
+    real, not_real = np.ones((3, 6), bool), np.zeros((3, 3), bool)
+    left = apply(params, np.concatenate([junk, tokens], 1), np.concatenate([not_real, real], 1))
+    right = apply(params, np.concatenate([tokens, junk], 1), np.concatenate([real, not_real], 1))
     np.testing.assert_allclose(left[:, 3:], plain, atol=2e-5)
-    np.testing.assert_allclose(right[:, :7], plain, atol=2e-5)
+    np.testing.assert_allclose(right[:, :6], plain, atol=2e-5)
 
 
 def test_positions_follow_the_mask():
@@ -98,7 +122,8 @@ def test_remat_gives_the_same_gradient(left_padded):
     params = noisy_params(make_model(config))
 
     def loss(model):
-        return jax.grad(lambda p: jnp.sum(jnp.tanh(model.apply(p, tokens, mask))))(params)
+        grad = jax.grad(lambda p: jnp.sum(jnp.tanh(model.apply(p, tokens, mask))))
+        return quick_jit(grad)(params)
 
     plain, remat = loss(make_model(config)), loss(make_model(config, remat=True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, remat)
@@ -106,12 +131,12 @@ def test_remat_gives_the_same_gradient(left_padded):
 
 def test_bfloat16_parameters_give_float32_logits(left_padded):
     tokens, mask = left_padded
-    model = make_model(tiny_config())
-    params = model.init(jax.random.key(0))
+    model, _, apply, *_ = compiled("llama")
+    params = quick_jit(model.init)(jax.random.key(0))
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    logits = model.apply(half, tokens, mask)
+    logits = apply(half, tokens, mask)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, model.apply(params, tokens, mask), atol=0.05)
+    np.testing.assert_allclose(logits, apply(params, tokens, mask), atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +152,31 @@ def test_bfloat16_parameters_give_float32_logits(left_padded):
 def test_impossible_configs_are_refused(changes, word):
     with pytest.raises(ValueError, match=word):
         tiny_config(**changes)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("layers", [2, 5])
+def test_looped_layers_equal_written_out_ones(name, layers, left_padded):
+    tokens, mask = left_padded
+    options = OPTIONS[name] | {"num_layers": layers}
+    if "layer_windows" in options:  # a period of two; of five layers one is left over
+        options["layer_windows"] = tuple(i % 2 == 0 for i in range(layers))
+    config = tiny_config(**options)
+    plain, looped = make_model(config), make_model(config, scan_layers=True)
+    params = noisy_params(plain)
+
+    def run(model):
+        def all_of_it(params):
+            logits = model.apply(params, tokens, mask)
+            prepared = model.prepare(params)
+            hidden, cache = model.prefill(prepared, tokens[:, :-1], mask[:, :-1], SLOTS)
+            position = jnp.sum(mask[:, :-1], axis=1)
+            column, _ = model.decode(
+                prepared, tokens[:, -1], position, jnp.int32(SLOTS - 1), mask, cache
+            )
+            return jnp.sum(jnp.tanh(logits) * mask[..., None]), (logits, hidden, column)
+
+        return quick_jit(jax.value_and_grad(all_of_it, has_aux=True))(params)
+
+    for a, b in zip(jax.tree.leaves(run(plain)), jax.tree.leaves(run(looped)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, float(jnp.max(jnp.abs(b)))))

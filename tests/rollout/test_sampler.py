@@ -1,6 +1,7 @@
 """The compiled sampler against a plain loop, and its agreement with scoring."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import completion_hidden, make_score
 from rljax.types import Prompts
-
-pytestmark = pytest.mark.slow  # many small programs to compile
+from tests.conftest import quick_jit
 
 EOS, PAD = (3, 7), 3  # padding is one of the EOS ids, as in many real tokenizers
 KEY = jax.random.key(42)
@@ -26,9 +26,18 @@ def prompts_of(tokens, mask, ids=None, samples=None) -> Prompts:
     return Prompts(tokens, mask, ids, samples)
 
 
-def sampler(model, **changes):
+@functools.lru_cache
+def compiled_sampler(model, sampling, jit):
+    return jit(make_sampler(model, sampling, EOS, PAD))
+
+
+def sampler(model, jit=quick_jit, **changes):
     sampling = SamplingConfig(**({"max_new_tokens": 12, "temperature": 1.0} | changes))
-    return sampling, jax.jit(make_sampler(model, sampling, EOS, PAD))
+    return sampling, compiled_sampler(model, sampling, jit)
+
+
+def scorer(model, sampling, **options):
+    return quick_jit(make_score(model, sampling, EOS, **options))
 
 
 def test_greedy_equals_a_loop_of_full_forwards(tiny, left_padded):
@@ -36,12 +45,15 @@ def test_greedy_equals_a_loop_of_full_forwards(tiny, left_padded):
     tokens, mask = left_padded
     _, sample = sampler(model, temperature=0.0)
     made = sample(params, None, prompts_of(tokens, mask), KEY)
+    forward = quick_jit(model.apply)
     for row in range(3):
         text = [int(t) for t in tokens[row][mask[row]]]
         written = []
         while len(written) < 12 and (not written or written[-1] not in EOS):
-            logits = model.apply(params, jnp.asarray([text + written]))
-            written.append(int(jnp.argmax(logits[0, -1])))
+            now = text + written
+            room = np.pad(now, (0, 21 - len(now)))  # one shape: no token sees a later slot
+            logits = forward(params, room[None])
+            written.append(int(jnp.argmax(logits[0, len(now) - 1])))
         np.testing.assert_array_equal(made.tokens[row][made.mask[row]], written)
         assert np.all(np.asarray(made.tokens[row])[~np.asarray(made.mask[row])] == PAD)
 
@@ -56,12 +68,12 @@ def test_scoring_agrees_with_sampling(tiny, left_padded, changes):
     sampling, sample = sampler(model, **changes)
     prompts = prompts_of(*left_padded)
     made = sample(params, None, prompts, KEY)
-    scored = make_score(model, sampling, EOS)(params, prompts, made)
+    scored = scorer(model, sampling)(params, prompts, made)
     np.testing.assert_allclose(scored.log_probs, made.log_probs, atol=1e-5)
     assert np.all(np.asarray(made.log_probs)[~np.asarray(made.mask)] == 0)
     # scored at another temperature they do not agree: the test can fail
     other = dataclasses.replace(sampling, temperature=sampling.temperature * 1.5)
-    wrong = make_score(model, other, EOS)(params, prompts, made)
+    wrong = scorer(model, other)(params, prompts, made)
     assert np.max(np.abs(wrong.log_probs - made.log_probs)) > 1e-2
 
 
@@ -70,13 +82,14 @@ def test_values_come_out_of_the_decode(tiny, left_padded):
     head = {"kernel": jax.random.normal(KEY, (1, 32)), "bias": jnp.array([0.3])}
     prompts = prompts_of(*left_padded)
     made = sampler(model)[1](params, head, prompts, KEY)
-    values = apply_scalar_head(head, completion_hidden(model, params, prompts, made))
+    hidden = quick_jit(functools.partial(completion_hidden, model))(params, prompts, made)
+    values = apply_scalar_head(head, hidden)
     np.testing.assert_allclose(made.values, np.where(made.mask, values, 0), atol=1e-4)
 
 
 def test_a_completion_does_not_depend_on_its_batch(tiny):
     model, params = tiny
-    _, sample = sampler(model)
+    _, sample = sampler(model, jax.jit)  # to the bit: of the programs that a user runs
     tokens = jax.random.randint(jax.random.key(0), (6, 8), 10, 61)
     mask = jnp.ones((6, 8), bool)
     together = sample(params, None, prompts_of(tokens, mask), KEY)
@@ -159,7 +172,7 @@ def test_chunks_of_the_head_do_not_change_scores_or_gradients(tiny, left_padded)
             scored = score(p, prompts, made)
             return jnp.sum(scored.log_probs) + jnp.sum(scored.entropy), scored
 
-        return jax.grad(total, has_aux=True)(params)
+        return quick_jit(jax.grad(total, has_aux=True))(params)
 
     (grad_a, a), (grad_b, b) = run(10_000), run(7)
     np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-5)
