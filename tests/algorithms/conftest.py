@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +42,7 @@ class World:
             vocab_size=17, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1
         )
         self.model = make_model(config)
+        self.programs: dict = {}
         self.policy = noisy_params(self.model, seed=3, scale=0.2)
         self.reference = noisy_params(self.model, seed=4, scale=0.2)
         tokens = jax.random.randint(jax.random.key(0), (8, 4), 4, 17)
