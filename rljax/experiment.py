@@ -28,14 +28,17 @@ class ModelConfig:
     """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""
 
 
+CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions")
+"""Fields that may change when a run is resumed."""
+
+
 @dataclasses.dataclass(frozen=True)
-class PPOExperiment:
-    """PPO on a task: model, data, reward, algorithm, optimizer and length of the run."""
+class OnPolicyExperiment:
+    """Training on the policy's own completions: model, data, reward, optimizer and length."""
 
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     sampling: SamplingConfig = SamplingConfig()
-    ppo: PPOConfig = PPOConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     steps: int = 40
     """Training steps: one batch of completions each."""
@@ -70,7 +73,7 @@ class PPOExperiment:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.sampling.temperature == 0:
-            raise ValueError("sampling.temperature is 0 (greedy): PPO needs a policy that samples")
+            raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")
         if self.eval_prompts and self.task.held_out_fraction == 0:
             raise ValueError(
                 "eval_prompts needs held-out prompts: set task.held_out_fraction above 0, "
@@ -78,6 +81,17 @@ class PPOExperiment:
             )
         if self.eval_every and not self.eval_prompts:
             raise ValueError("eval_every needs eval_prompts above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOExperiment(OnPolicyExperiment):
+    """PPO on a task."""
+
+    ppo: PPOConfig = PPOConfig()
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
         if self.ppo.critic_warmup_steps >= self.steps:
             raise ValueError(
                 f"ppo.critic_warmup_steps {self.ppo.critic_warmup_steps} leaves none of the "

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.advantages import gae
-from rljax.algorithms.actor_critic import critic_values
+from rljax.algorithms.actor_critic import Compose, complete_params, critic_values
 from rljax.algorithms.learner import Metrics, make_learner
 from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
 from rljax.kl import KLConfig, make_kl_controller
@@ -268,10 +268,12 @@ def make_update(
     sampling: SamplingConfig,
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
+    compose: Compose = lambda policy, base: policy,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 
     Pure: epochs x minibatches x parts run inside. `key` only shuffles sequences into minibatches.
+    compose: makes whole models of the trained parts and the frozen `ref_params`.
     Raises ValueError for an impossible config.
     """
     config.validate()
@@ -283,8 +285,13 @@ def make_update(
         rows=config.score_rows,
     )
     controller = make_kl_controller(config.kl)
+
+    def loss(params: Params, base: Params, batch: Minibatch) -> tuple[jax.Array, Metrics]:
+        whole = complete_params(compose, params, base)
+        return loss_fn(whole, batch, model=model, score=score, config=config)
+
     learn = make_learner(
-        lambda params, batch: loss_fn(params, batch, model=model, score=score, config=config),
+        loss,
         optimizer,
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
@@ -309,6 +316,7 @@ def make_update(
             warm = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
         (params, opt_state), metrics = learn(
             (state.params, state.opt_state),
+            state.ref_params,
             (rollout, rewards),
             lambda rows: make_minibatch(config, *rows),
             key,
@@ -329,16 +337,3 @@ def make_update(
         return state, report
 
     return update
-
-
-def sync_reference(state: TrainState, mix: float) -> TrainState:
-    """Move the reference towards the policy: (1 - mix) ref + mix policy (TR-DPO, soft update).
-
-    Gorbatovski et al. 2024 (https://arxiv.org/abs/2404.09656).
-    """
-    moved = jax.tree.map(
-        lambda ref, policy: (1 - mix) * ref + mix * policy,
-        state.ref_params,
-        state.params["policy"],
-    )
-    return state._replace(ref_params=moved)

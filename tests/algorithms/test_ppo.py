@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.algorithms.ppo import PPOConfig, sync_reference
+from rljax.algorithms.actor_critic import sync_reference
+from rljax.algorithms.ppo import PPOConfig
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from tests.algorithms.conftest import BASE, OPTIMIZER, SAMPLING
