@@ -159,12 +159,22 @@ def _check(directory: Path, config: Any, ignore: tuple[str, ...]) -> bool:
             )
         return False
     rows = differences(read_json(directory), config, ignore)
+    if rows and not _has_results(directory):
+        return False  # it failed before its first step: there is nothing to protect
     if rows:
         raise ConfigMismatch(
             f"{directory} holds a run of another config:\n{_table(rows)}\n"
             "Choose another --workdir, or give the flags of that run to go on with it"
         )
     return True
+
+
+def _has_results(directory: Path) -> bool:
+    """Say whether a run has got as far as a number or a checkpoint."""
+    metrics, checkpoints = directory / "metrics.jsonl", directory / "checkpoints"
+    return (metrics.exists() and metrics.stat().st_size > 0) or (
+        checkpoints.is_dir() and any(checkpoints.iterdir())
+    )
 
 
 def read_json(directory: Path) -> Any:

@@ -124,6 +124,7 @@ def test_a_new_directory_then_the_same_run_again(tmp_path):
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
     open_run(tmp_path, Config()).close()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     other = dataclasses.replace(Config(), optimizer=Adam(1e-4), name="x")
     with pytest.raises(ConfigMismatch) as error:
         open_run(tmp_path, other)
@@ -132,6 +133,14 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     assert "kind" not in str(error.value)
     assert read_config(tmp_path, Config) == Config()
     open_run(tmp_path, Config()).close()  # the refusal left no lock behind
+
+
+def test_a_run_that_made_nothing_gives_way_to_another_config(tmp_path):
+    open_run(tmp_path, Config()).close()
+    other = dataclasses.replace(Config(), name="x")
+    with open_run(tmp_path, other) as run:
+        assert not run.resumed
+    assert read_config(tmp_path, Config) == other
 
 
 def test_directories_that_are_no_run(tmp_path):
