@@ -35,7 +35,7 @@ from rljax.reporting.statistics import (
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
-from rljax.tasks import Task, TaskConfig, make_task
+from rljax.tasks import Task, TaskConfig, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, evaluate
 from rljax.training.compilation import announce, enable_compilation_cache
 from rljax.training.config_json import config_to_json
@@ -90,7 +90,11 @@ class Judge:
     """The compiled functions that every policy of one shape is judged with."""
 
     def __init__(self, pretrained: Pretrained, options: Evaluate, rules: PPOConfig) -> None:
-        model, eos = pretrained.model, pretrained.eos_token_ids
+        model = pretrained.model
+        eos = (
+            *pretrained.eos_token_ids,
+            *stop_token_ids(options.task, pretrained.tokenizer),
+        )
         self.config, self.tokenizer = model.config, pretrained.tokenizer
         self.eos, self.pad = eos, pretrained.pad_token_id
         self.options = options

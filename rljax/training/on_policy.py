@@ -30,7 +30,7 @@ from rljax.models.flops import forward_flops
 from rljax.rollout.agreement import check_ratio, check_start_kl
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
-from rljax.tasks import batch_indices, make_batch, make_task
+from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
@@ -97,6 +97,10 @@ class OnPolicy:
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
+        self.ends = (
+            *self.pretrained.eos_token_ids,
+            *stop_token_ids(config.task, self.tokenizer),
+        )
         print(self.task.summary)
         if config.eval_prompts > len(self.task.held_out):
             raise UserError(
@@ -113,7 +117,7 @@ class OnPolicy:
     def _compile(self, make_update: Callable[..., Any], compose: Compose) -> None:
         """Build the functions of a step; `jit` and donation stand here."""
         sampling, algorithm = self.config.sampling, self.algorithm
-        eos, pad = self.pretrained.eos_token_ids, self.pretrained.pad_token_id
+        eos, pad = self.ends, self.pretrained.pad_token_id
         act = make_act(
             self.model,
             sampling,
