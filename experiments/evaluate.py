@@ -21,9 +21,9 @@ import numpy as np
 import tyro
 
 from rljax.algorithms.actor_critic import make_act
-from rljax.algorithms.ppo import PPOConfig
+from rljax.algorithms.batch import OnPolicyConfig
 from rljax.errors import UserError
-from rljax.experiment import PPOExperiment
+from rljax.experiment import ON_POLICY
 from rljax.models import Pretrained
 from rljax.reporting.statistics import (
     Interval,
@@ -89,7 +89,7 @@ class Judged(NamedTuple):
 class Judge:
     """The compiled functions that every policy of one shape is judged with."""
 
-    def __init__(self, pretrained: Pretrained, options: Evaluate, rules: PPOConfig) -> None:
+    def __init__(self, pretrained: Pretrained, options: Evaluate, rules: OnPolicyConfig) -> None:
         model = pretrained.model
         eos = (
             *pretrained.eos_token_ids,
@@ -154,7 +154,9 @@ def check_vocabulary(policy: Policy, reference: Pretrained, name: str) -> None:
         )
 
 
-def judge_both(options: Evaluate, rules: PPOConfig) -> tuple[Policy, Task, Judged, Judged | None]:
+def judge_both(
+    options: Evaluate, rules: OnPolicyConfig
+) -> tuple[Policy, Task, Judged, Judged | None]:
     """Load and judge the policy, and the reference if there is one."""
     policy = load_policy(options)
     pretrained = policy.pretrained
@@ -277,23 +279,23 @@ def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
             print(f"  {name:<10}{row[name]['score']:+.2f}  {row[name]['completion']!r}")
 
 
-def defaults(run: str) -> tuple[Evaluate, PPOConfig]:
+def defaults(run: str) -> tuple[Evaluate, OnPolicyConfig]:
     """Take from a run its task, sampling, seed and start, as defaults, and its truncation rules."""
-    config = read_config(run, PPOExperiment)
+    config = read_config(run, ON_POLICY)
     default = Evaluate(
         reference=config.model.source,
         num_prompts=config.eval_prompts or Evaluate.num_prompts,
-        batch_size=config.ppo.batch_size,
+        batch_size=config.algorithm.batch_size,
         prompt_multiple=config.prompt_multiple,
         seed=config.seed,
         task=config.task,
         sampling=config.sampling,
     )
-    return default, config.ppo
+    return default, config.algorithm
 
 
 def main(argv: list[str] | None = None) -> None:
-    options, rules = tyro.cli(Evaluate, args=argv, description=__doc__), PPOConfig()
+    options, rules = tyro.cli(Evaluate, args=argv, description=__doc__), OnPolicyConfig()
     with plain_errors():
         if options.run is not None:
             default, rules = defaults(options.run)

@@ -23,7 +23,7 @@ import tyro
 from jinja2 import TemplateError
 
 from rljax.errors import UserError
-from rljax.experiment import PPOExperiment
+from rljax.experiment import ON_POLICY
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.tasks import pad_prompts
@@ -304,7 +304,7 @@ def parse(argv: list[str] | None) -> Generate:
     options = tyro.cli(Generate, args=argv, description=__doc__)
     with plain_errors():
         if options.run is not None:
-            config = read_config(Path(options.run), PPOExperiment)
+            config = read_config(Path(options.run), ON_POLICY)
             default = Generate(sampling=config.sampling)
             options = tyro.cli(Generate, args=argv, default=default, description=__doc__)
         validate(options)

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         enable_compilation_cache()
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="ppo") as run:
             print(f"run directory: {run.directory}")
-            train(OnPolicy(config, config.ppo, make_update, config.ppo.critic), run)
+            train(OnPolicy(config, make_update, config.ppo.critic), run)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
@@ -64,6 +66,11 @@ class OnPolicyExperiment:
     max_start_kl: float | None = 1e-5
     """Largest |KL| in nats per completion from the reference at step 0 in float32. None: off."""
 
+    @property
+    def algorithm(self) -> OnPolicyConfig:
+        """The part of the experiment that is the algorithm's."""
+        raise NotImplementedError
+
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         for name in ("steps", "prompt_multiple", "checkpoint_every", "keep_checkpoints"):
@@ -81,6 +88,15 @@ class OnPolicyExperiment:
             )
         if self.eval_every and not self.eval_prompts:
             raise ValueError("eval_every needs eval_prompts above 0")
+        algorithm = self.algorithm
+        if algorithm.truncate_token is not None and (
+            algorithm.truncate_after >= self.sampling.max_new_tokens
+        ):
+            raise ValueError(
+                f"truncate_after {algorithm.truncate_after} is beyond the "
+                f"{self.sampling.max_new_tokens} completion tokens: every completion would be "
+                "penalised"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +104,11 @@ class PPOExperiment(OnPolicyExperiment):
     """PPO on a task."""
 
     ppo: PPOConfig = PPOConfig()
+
+    @property
+    def algorithm(self) -> PPOConfig:
+        """The part of the experiment that is the algorithm's."""
+        return self.ppo
 
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
@@ -97,11 +118,28 @@ class PPOExperiment(OnPolicyExperiment):
                 f"ppo.critic_warmup_steps {self.ppo.critic_warmup_steps} leaves none of the "
                 f"{self.steps} steps for the policy"
             )
-        if self.ppo.truncate_token is not None and (
-            self.ppo.truncate_after >= self.sampling.max_new_tokens
-        ):
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOExperiment(OnPolicyExperiment):
+    """Policy gradients without a critic on a task."""
+
+    grpo: GRPOConfig = GRPOConfig()
+
+    @property
+    def algorithm(self) -> GRPOConfig:
+        """The part of the experiment that is the algorithm's."""
+        return self.grpo
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.grpo.overlong_buffer > self.sampling.max_new_tokens:
             raise ValueError(
-                f"ppo.truncate_after {self.ppo.truncate_after} is beyond the "
-                f"{self.sampling.max_new_tokens} completion tokens: every completion would be "
-                "penalised"
+                f"grpo.overlong_buffer {self.grpo.overlong_buffer} is more than the "
+                f"{self.sampling.max_new_tokens} completion tokens"
             )
+
+
+ON_POLICY: dict[str, type[OnPolicyExperiment]] = {"ppo": PPOExperiment, "grpo": GRPOExperiment}
+"""By the field that only its configs have."""

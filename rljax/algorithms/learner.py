@@ -11,7 +11,7 @@ import optax
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
-Loss = Callable[[Params, Params, Any], tuple[jax.Array, Metrics]]
+Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]
 """(trained parameters, frozen ones, minibatch) -> loss, metrics."""
 
 MAXIMA = ("policy/ratio_max", "health/sampler_logprob_gap")
@@ -22,7 +22,7 @@ class Learn(Protocol):
     def __call__(
         self,
         carry: tuple[Params, Any],
-        frozen: Params,
+        frozen: Any,
         batch: Any,
         prepare: Callable[[Any], Any],
         key: jax.Array,
@@ -49,7 +49,7 @@ def make_learner(
     """
     grad_fn = jax.grad(loss, has_aux=True)
 
-    def gradients(params: Params, frozen: Params, minibatch: Any) -> tuple[Params, Metrics]:
+    def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
         if parts == 1:
             return grad_fn(params, frozen, minibatch)
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)
@@ -63,7 +63,7 @@ def make_learner(
 
     def learn(
         carry: tuple[Params, Any],
-        frozen: Params,
+        frozen: Any,
         batch: Any,
         prepare: Callable[[Any], Any],
         key: jax.Array,

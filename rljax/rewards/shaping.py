@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from rljax.kl import KLEstimator, kl_estimate
-from rljax.masking import is_any_of, place_at_last_token, require_float, require_mask
+from rljax.masking import (
+    is_any_of,
+    masked_mean,
+    masked_sum,
+    place_at_last_token,
+    require_float,
+    require_mask,
+)
 
 
 def token_rewards(
@@ -109,19 +116,23 @@ def init_running_moments() -> RunningMoments:
     return RunningMoments(*(jnp.zeros((), jnp.float32) for _ in range(3)))
 
 
-def update_running_moments(moments: RunningMoments, scores: jax.Array) -> RunningMoments:
-    """Add a batch of scores [B] to the moments.
+def update_running_moments(
+    moments: RunningMoments, scores: jax.Array, counted: jax.Array | None = None
+) -> RunningMoments:
+    """Add a batch of scores [B] to the moments; of those, only where `counted` [B] is true.
 
     Chan et al. 1983's parallel update: exact, whatever the split into batches.
     """
     require_float("scores", scores)
-    size = scores.size
+    counted = jnp.ones(scores.shape, bool) if counted is None else counted
+    size = jnp.sum(counted)
     count = moments.count + size
-    batch_mean = jnp.mean(scores)
+    share = size / jnp.maximum(count, 1)
+    batch_mean = masked_mean(scores, counted)
     delta = batch_mean - moments.mean
-    batch_squares = jnp.sum(jnp.square(scores - batch_mean))
-    squares = moments.squares + batch_squares + jnp.square(delta) * moments.count * size / count
-    return RunningMoments(count, moments.mean + delta * size / count, squares)
+    batch_squares = masked_sum(jnp.square(scores - batch_mean), counted)
+    squares = moments.squares + batch_squares + jnp.square(delta) * moments.count * share
+    return RunningMoments(count, moments.mean + delta * share, squares)
 
 
 def running_std(moments: RunningMoments) -> jax.Array:

@@ -6,9 +6,10 @@ functions, the first step's checks, evaluation, checkpoints and the exact resump
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from rljax.algorithms.actor_critic import (
 from rljax.algorithms.metrics import rollout_kl
 from rljax.errors import UserError
 from rljax.experiment import OnPolicyExperiment
-from rljax.kl import KLConfig, make_kl_controller
+from rljax.kl import make_kl_controller
 from rljax.models import make_model
 from rljax.models.flops import forward_flops
 from rljax.rollout.agreement import check_ratio, check_start_kl
@@ -32,6 +33,7 @@ from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
 from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
+from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
@@ -45,37 +47,11 @@ from rljax.training.writer import MetricsWriter
 from rljax.types import Prompts, Rollout, TrainState
 
 
-class Algorithm(Protocol):
-    """What the loop reads of an algorithm's config."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def samples_per_prompt(self) -> int: ...
-    @property
-    def num_epochs(self) -> int: ...
-    @property
-    def num_minibatches(self) -> int: ...
-    @property
-    def kl(self) -> KLConfig: ...
-    @property
-    def score_rows(self) -> int: ...
-    @property
-    def truncate_token(self) -> int | None: ...
-    @property
-    def truncate_after(self) -> int: ...
-    @property
-    def ref_sync_every(self) -> int: ...
-    @property
-    def ref_sync_mix(self) -> float: ...
-
-
 class OnPolicy:
     """Everything that does not change during a run: model, task and compiled functions.
 
     Args:
       config: the experiment.
-      algorithm: the part of it that is the algorithm's.
       make_update: (model, algorithm, sampling, eos_token_ids, optimizer, compose) -> update.
       critic: where values come from.
     """
@@ -83,10 +59,10 @@ class OnPolicy:
     def __init__(
         self,
         config: OnPolicyExperiment,
-        algorithm: Algorithm,
         make_update: Callable[..., Any],
         critic: Literal["shared", "separate", "none"],
     ) -> None:
+        algorithm = config.algorithm
         self.config, self.algorithm, self.critic = config, algorithm, critic
         self.pretrained = load_model(config.model.source, config.model.dtype)
         self.model = make_model(
@@ -126,6 +102,14 @@ class OnPolicy:
             truncate_token=algorithm.truncate_token,
             truncate_after=algorithm.truncate_after,
         )
+        greedy = make_act(
+            self.model,
+            dataclasses.replace(sampling, temperature=0.0),
+            eos,
+            pad,
+            truncate_token=algorithm.truncate_token,
+            truncate_after=algorithm.truncate_after,
+        )
         score = make_score(self.model, sampling, eos, rows=algorithm.score_rows)
         update = make_update(self.model, algorithm, sampling, eos, self.optimizer, compose)
 
@@ -133,6 +117,12 @@ class OnPolicy:
             return complete_params(compose, params, base)
 
         self._act = jax.jit(lambda params, base, *batch: act(complete(params, base), *batch))
+        self._act_greedily = None
+        if getattr(algorithm, "advantage", None) == "greedy":
+            self._act_greedily = jax.jit(
+                lambda params, base, *batch: greedy(complete(params, base), *batch)
+            )
+        self.further_batches: int = getattr(algorithm, "dynamic_sampling", 0)
         self._score = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
         self._score_policy = jax.jit(
             lambda params, base, *batch: score(complete(params, base)["policy"], *batch).log_probs
@@ -191,6 +181,19 @@ class OnPolicy:
                 multiple=self.config.prompt_multiple,
             )
 
+    def greedy_scores(self, state: TrainState, step: int) -> tuple[jax.Array, ...]:
+        """Judge the greedy completions of a step's prompts, [B]; nothing where not asked for."""
+        if self._act_greedily is None:
+            return ()
+        group = self.algorithm.samples_per_prompt
+        indices, prompts = self.training_batch(step)
+        one_each = jax.tree.map(lambda x: x[::group], prompts)
+        with announce("the greedy sampler"):
+            made = self._act_greedily(state.params, state.ref_params, one_each, jax.random.key(0))
+        texts = decode_completions(self.tokenizer, made)
+        scores = self.task.score(self.task.train, indices[::group], texts)
+        return (jnp.repeat(jnp.asarray(scores), group),)
+
     def step_flops(self, prompt_slots: int) -> float:
         """Count the operations of a step: sampling, reference, and the update's passes."""
         model, batch = self.model.config, self.algorithm.batch_size
@@ -232,42 +235,33 @@ def one_step(
 ) -> tuple[TrainState, dict[str, float]]:
     """Sample, judge, learn: one batch of completions."""
     config, algorithm = setup.config, setup.algorithm
-    indices, prompts = setup.training_batch(step)
-    started = time.perf_counter()
-    with announce("the sampler"):
-        made = setup.act(state, prompts, role_key(config.seed, Role.SAMPLING, step))
-    with announce("the reference's scoring"):
-        ref_log_probs = setup.reference_log_probs(state, prompts, made)
-    rollout = jax.block_until_ready(Rollout(prompts, made, ref_log_probs))
-    sampled = time.perf_counter()
-    texts = decode_completions(setup.tokenizer, made)
-    scores = setup.task.score(setup.task.train, indices, texts)
-    judged = time.perf_counter()
+    batch = collect(setup, state, step)
+    rollout, made = batch.rollout, batch.rollout.completions
     if first:
-        setup.check_first_step(state, rollout, texts)
-    shown = [setup.task.train.texts[int(i)] for i in indices[: config.log_completions]]
-    writer.completions(step + 1, completion_rows(shown, rollout, texts, scores))
-    writer.histogram(step + 1, "objective/scores", scores)
+        setup.check_first_step(state, rollout, batch.texts)
+    shown = batch.prompts[: config.log_completions]
+    writer.completions(step + 1, completion_rows(shown, rollout, batch.texts, batch.scores))
+    writer.histogram(step + 1, "objective/scores", batch.scores)
     writer.histogram(step + 1, "completion/length", np.sum(made.mask, axis=1))
+    more = setup.greedy_scores(state, step)
     update_started = time.perf_counter()
     with announce("the update"):
-        state, metrics = setup.update(
-            state, rollout, jnp.asarray(scores), role_key(config.seed, Role.SHUFFLING, step)
-        )
+        key = role_key(config.seed, Role.SHUFFLING, step)
+        state, metrics = setup.update(state, rollout, jnp.asarray(batch.scores), key, *more)
     if algorithm.ref_sync_every and (step + 1) % algorithm.ref_sync_every == 0:
         state = setup.sync_reference(state, algorithm.ref_sync_mix)
     report = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    ended = time.perf_counter()
-    times = {"rollout": sampled - started, "reward": judged - sampled}
-    times["update"] = ended - update_started
+    times = batch.seconds | {"update": time.perf_counter() - update_started}
     seconds = sum(times.values())
-    flops = setup.step_flops(prompts.tokens.shape[1])
+    flops = setup.step_flops(rollout.prompts.tokens.shape[1])
     peak = matmul_rate(jnp.dtype(config.model.dtype))
     report |= {f"time/{part}_s": value for part, value in times.items()} | {
         "optim/learning_rate": float(setup.learning_rate(step)) * config.optimizer.learning_rate,
         "perf/tokens_per_s": float(np.sum(made.mask)) / seconds,
         "perf/model_flops_utilisation": flops / seconds / peak,
     }
+    if setup.further_batches:
+        report["objective/samples"] = batch.samples
     return state, report
 
 

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, TypeVar
@@ -192,16 +192,23 @@ def read_json(directory: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def read_config(directory: str | Path, config_type: type[Config]) -> Config:
+def read_config(directory: str | Path, config_types: Mapping[str, type[Config]]) -> Config:
     """Return the config of a run directory, for scripts that use what it trained.
 
+    Args:
+      directory: the run directory.
+      config_types: by the name of a field that only configs of that type have.
+
     Raises:
-      UserError: it is no run directory, or its config does not fit `config_type`.
+      UserError: it is no run directory, or its config does not fit the types.
     """
     path = Path(directory).expanduser()
     data = read_json(path)
+    kind = next((name for name in config_types if isinstance(data, dict) and name in data), None)
+    if kind is None:
+        raise ConfigError(f"{path / CONFIG_FILE} is not of a run with {' or '.join(config_types)}")
     try:
-        return config_from_json(config_type, data)
+        return config_from_json(config_types[kind], data)
     except ConfigError as error:
         raise ConfigError(f"{path / CONFIG_FILE}: {error}") from error
 

@@ -54,6 +54,8 @@ class Config:
     name: str | None = None
 
 
+TYPES = {"optimizer": Config}
+
 FULL = Config(
     optimizer=Sgd(0.5),
     limit=float("-inf"),
@@ -115,11 +117,11 @@ def test_flatten_and_differences():
 def test_a_new_directory_then_the_same_run_again(tmp_path):
     with open_run(tmp_path / "a" / "b", FULL) as run:
         assert not run.resumed and run.checkpoint_dir == tmp_path / "a" / "b" / "checkpoints"
-        assert read_config(run.directory, Config) == FULL
+        assert read_config(run.directory, TYPES) == FULL
     longer = dataclasses.replace(FULL, steps=99)
     with open_run(tmp_path / "a" / "b", longer) as run:
         assert run.resumed
-    assert read_config(tmp_path / "a" / "b", Config) == longer
+    assert read_config(tmp_path / "a" / "b", TYPES) == longer
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
@@ -131,7 +133,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     assert re.search(r"optimizer.learning_rate +1e-05 +0.0001", str(error.value))
     assert re.search(r"name +None +'x'", str(error.value))
     assert "kind" not in str(error.value)
-    assert read_config(tmp_path, Config) == Config()
+    assert read_config(tmp_path, TYPES) == Config()
     open_run(tmp_path, Config()).close()  # the refusal left no lock behind
 
 
@@ -140,7 +142,7 @@ def test_a_run_that_made_nothing_gives_way_to_another_config(tmp_path):
     other = dataclasses.replace(Config(), name="x")
     with open_run(tmp_path, other) as run:
         assert not run.resumed
-    assert read_config(tmp_path, Config) == other
+    assert read_config(tmp_path, TYPES) == other
 
 
 def test_directories_that_are_no_run(tmp_path):
@@ -151,13 +153,16 @@ def test_directories_that_are_no_run(tmp_path):
     with pytest.raises(ConfigError, match="choose another --workdir"):
         open_run(tmp_path / "file" / "run", Config())
     with pytest.raises(UserError, match="is no run directory"):
-        read_config(tmp_path, Config)
+        read_config(tmp_path, TYPES)
     (tmp_path / "config.json").write_text('{"steps": ')
     with pytest.raises(UserError, match=r"config.json cannot be read"):
-        read_config(tmp_path, Config)
-    (tmp_path / "config.json").write_text('{"stepz": 3}')
+        read_config(tmp_path, TYPES)
+    (tmp_path / "config.json").write_text('{"optimizer": {"momentum": 0.5}, "stepz": 3}')
     with pytest.raises(ConfigError, match=r"config.json: stepz is not a field"):
-        read_config(tmp_path, Config)
+        read_config(tmp_path, TYPES)
+    (tmp_path / "config.json").write_text('{"other": 3}')
+    with pytest.raises(ConfigError, match=r"config.json is not of a run with optimizer"):
+        read_config(tmp_path, TYPES)
 
 
 def test_default_names(tmp_path, monkeypatch):
