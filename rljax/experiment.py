@@ -91,3 +91,43 @@ class PPOExperiment:
                 f"{self.sampling.max_new_tokens} completion tokens: every completion would be "
                 "penalised"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedExperiment:
+    """What every supervised stage has: model, optimizer, length, evaluation, checkpoints."""
+
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int = 100
+    """Training steps: one optimizer update each."""
+    seed: int = 0
+    """Of the data order, and of whatever else is drawn."""
+    workdir: str | None = None
+    """The run's directory; a run of the same config in it is resumed. None: runs/NAME-DATE-TIME."""
+    eval_batches: int | None = 8
+    """Held-out batches judged at an evaluation, at most; None: all there are; 0: no evaluation."""
+    eval_every: int = 0
+    """Steps between evaluations on the way; 0: only before and after."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints; the last step is always saved, and so is a new best one."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints kept, besides the one with the lowest held-out loss."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is any evaluation."""
+        return self.eval_batches is None or self.eval_batches > 0
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        for name in ("steps", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, value in (("eval_every", self.eval_every), ("eval_batches", self.eval_batches)):
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is {value}; it must be at least 0")
+        if self.eval_every and not self.judges:
+            raise ValueError("eval_every needs eval_batches above 0, or None for all")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0")
