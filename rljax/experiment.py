@@ -9,8 +9,11 @@ import dataclasses
 from typing import Literal
 
 from rljax.algorithms.ppo import PPOConfig
+from rljax.algorithms.sft import SFTConfig
+from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
+from rljax.tasks.documents import DocumentConfig
 from rljax.training.optimizer import OptimizerConfig
 
 
@@ -131,3 +134,56 @@ class SupervisedExperiment:
             raise ValueError("eval_every needs eval_batches above 0, or None for all")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextExperiment(SupervisedExperiment):
+    """Next-token learning on texts: supervised fine-tuning of a checkpoint."""
+
+    data: DocumentConfig = DocumentConfig()
+    sft: SFTConfig = SFTConfig()
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.judges and self.data.held_out_fraction == 0:
+            raise ValueError(
+                "evaluation needs held-out records: set data.held_out_fraction above 0, or "
+                "eval_batches to 0"
+            )
+
+
+SCRATCH = "scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainExperiment(TextExperiment):
+    """Next-token learning from scratch.
+
+    model.source is "scratch" (the sizes are those of `architecture`), or a config.json, or a
+    directory with one, whose weights are not read.
+    """
+
+    model: ModelConfig = ModelConfig(source=SCRATCH)
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    tokenizer: str = "bpe:4096"
+    """'bytes', 'bpe:SIZE' (trained on the data to train on), or a model whose tokenizer is taken
+    (a directory, a hub id, a .gguf file or a short name)."""
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        parse_tokenizer(self.tokenizer)
+        if self.model.source != SCRATCH and self.architecture != ArchitectureConfig():
+            raise ValueError(
+                f"model.source is {self.model.source!r}, which gives the sizes: the flags of "
+                f"architecture need model.source {SCRATCH!r}"
+            )
+        if (
+            self.model.source == SCRATCH
+            and self.data.sequence_length > self.architecture.context_length
+        ):
+            raise ValueError(
+                f"data.sequence_length {self.data.sequence_length} is more than "
+                f"architecture.context_length {self.architecture.context_length}"
+            )

@@ -196,6 +196,24 @@ def read_config(directory: str | Path, config_type: type[Config]) -> Config:
         raise ConfigError(f"{path / CONFIG_FILE}: {error}") from error
 
 
+def read_part(directory: str | Path, name: str, part_type: type[Config]) -> Config | None:
+    """Return one field of a run's config, None where runs of its kind have no such field.
+
+    For scripts that take what runs of several kinds trained: each has its own config.
+
+    Raises:
+      UserError: it is no run directory, or the field does not fit `part_type`.
+    """
+    path = Path(directory).expanduser()
+    data = read_json(path)
+    if not isinstance(data, dict) or name not in data:
+        return None
+    try:
+        return config_from_json(part_type, data[name])
+    except ConfigError as error:
+        raise ConfigError(f"{path / CONFIG_FILE}, {name}: {error}") from error
+
+
 def _table(rows: list[tuple[str, str, str]]) -> str:
     table = [("field", "there", "here"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(2)]
