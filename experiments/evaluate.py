@@ -4,8 +4,9 @@
     python experiments/evaluate.py --run runs/ppo-20260101-120000 --checkpoint best --json best.json
     python experiments/evaluate.py --model my-model --reference smollm2-135m-instruct
 
-A run is judged on its own task beside the model it started from; the flags of task and sampling
-then start from the run's, and the run may be going on. Intervals are 95% bootstrap intervals.
+A run is judged beside the model it started from, on its own task (a supervised run on that of the
+flags); the flags of task and sampling then start from the run's, and the run may be going on.
+Intervals are 95% bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import tyro
 
 from rljax.algorithms.actor_critic import make_act
 from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.grpo import GRPOConfig
+from rljax.algorithms.ppo import PPOConfig
 from rljax.errors import UserError
-from rljax.experiment import ON_POLICY
+from rljax.experiment import ModelConfig
 from rljax.models import Pretrained
 from rljax.reporting.statistics import (
     Interval,
@@ -41,7 +44,8 @@ from rljax.training.compilation import announce, enable_compilation_cache
 from rljax.training.config_json import config_to_json
 from rljax.training.flags import plain_errors, validate
 from rljax.training.policies import Policy, PolicyFlags, load_model, load_policy
-from rljax.training.run import read_config
+from rljax.training.run import read_part
+from rljax.training.trained import MODEL_FOLDER
 from rljax.types import Completions, Prompts
 
 
@@ -280,18 +284,23 @@ def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
 
 
 def defaults(run: str) -> tuple[Evaluate, OnPolicyConfig]:
-    """Take from a run its task, sampling, seed and start, as defaults, and its truncation rules."""
-    config = read_config(run, ON_POLICY)
-    default = Evaluate(
-        reference=config.model.source,
-        num_prompts=config.eval_prompts or Evaluate.num_prompts,
-        batch_size=config.algorithm.batch_size,
-        prompt_multiple=config.prompt_multiple,
-        seed=config.seed,
-        task=config.task,
-        sampling=config.sampling,
-    )
-    return default, config.algorithm
+    """Take from a run its task, sampling, seed and start, as defaults, and its truncation rules.
+
+    What runs of its kind do not have (a supervised run has no task) keeps its default here.
+    """
+    model = read_part(run, "model", ModelConfig)
+    rules = read_part(run, "ppo", PPOConfig) or read_part(run, "grpo", GRPOConfig)
+    scratch = (Path(run).expanduser() / MODEL_FOLDER).is_dir()
+    found = {
+        "reference": None if model is None or scratch else model.source,
+        "num_prompts": read_part(run, "eval_prompts", int) or Evaluate.num_prompts,
+        "batch_size": rules.batch_size if rules else Evaluate.batch_size,
+        "prompt_multiple": read_part(run, "prompt_multiple", int) or Evaluate.prompt_multiple,
+        "seed": read_part(run, "seed", int) or 0,
+        "task": read_part(run, "task", TaskConfig) or TaskConfig(),
+        "sampling": read_part(run, "sampling", SamplingConfig) or SamplingConfig(),
+    }
+    return dataclasses.replace(Evaluate(), **found), rules or OnPolicyConfig()
 
 
 def main(argv: list[str] | None = None) -> None:

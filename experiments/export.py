@@ -17,6 +17,7 @@ import tyro
 from rljax.errors import UserError
 from rljax.models import save_pretrained
 from rljax.training.flags import plain_errors
+from rljax.training.policies import model_errors
 from rljax.training.trained import is_run, load_trained
 
 
@@ -37,7 +38,8 @@ def export(options: Export) -> Path:
     out = Path(options.out).expanduser()
     if is_run(out):
         raise UserError(f"{out} is a run directory: give --out another place")
-    trained = load_trained(options.run, options.checkpoint)
+    with model_errors():
+        trained = load_trained(options.run, options.checkpoint)
     try:
         save_pretrained(out, trained.pretrained)
     except OSError as error:

@@ -5,7 +5,7 @@
     python experiments/generate.py --model smollm2-135m-instruct --interactive
 
 Prompts come from --prompt (as often as you like), from a file, or one a line from stdin. With --run
-the sampling flags start from the run's.
+the sampling flags start from the run's, if its kind has any.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,6 @@ import tyro
 from jinja2 import TemplateError
 
 from rljax.errors import UserError
-from rljax.experiment import ON_POLICY
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.tasks import pad_prompts
@@ -33,7 +31,7 @@ from rljax.tasks.sources import read_rows
 from rljax.training.compilation import announce, enable_compilation_cache
 from rljax.training.flags import plain_errors, validate
 from rljax.training.policies import PolicyFlags, load_policy
-from rljax.training.run import read_config
+from rljax.training.run import read_part
 from rljax.types import Prompts
 
 SMALLEST_WIDTH = 32
@@ -304,8 +302,8 @@ def parse(argv: list[str] | None) -> Generate:
     options = tyro.cli(Generate, args=argv, description=__doc__)
     with plain_errors():
         if options.run is not None:
-            config = read_config(Path(options.run), ON_POLICY)
-            default = Generate(sampling=config.sampling)
+            sampling = read_part(options.run, "sampling", SamplingConfig)
+            default = Generate(sampling=sampling or SamplingConfig())
             options = tyro.cli(Generate, args=argv, default=default, description=__doc__)
         validate(options)
     return options

@@ -11,8 +11,11 @@ from typing import Literal
 from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
+from rljax.algorithms.sft import SFTConfig
+from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
+from rljax.tasks.documents import DocumentConfig
 from rljax.training.optimizer import OptimizerConfig
 
 
@@ -141,5 +144,94 @@ class GRPOExperiment(OnPolicyExperiment):
             )
 
 
-ON_POLICY: dict[str, type[OnPolicyExperiment]] = {"ppo": PPOExperiment, "grpo": GRPOExperiment}
-"""By the field that only its configs have."""
+@dataclasses.dataclass(frozen=True)
+class SupervisedExperiment:
+    """What every supervised stage has: model, optimizer, length, evaluation, checkpoints."""
+
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int = 100
+    """Training steps: one optimizer update each."""
+    seed: int = 0
+    """Of the data order, and of whatever else is drawn."""
+    workdir: str | None = None
+    """The run's directory; a run of the same config in it is resumed. None: runs/NAME-DATE-TIME."""
+    eval_batches: int | None = 8
+    """Held-out batches judged at an evaluation, at most; None: all there are; 0: no evaluation."""
+    eval_every: int = 0
+    """Steps between evaluations on the way; 0: only before and after."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints; the last step is always saved, and so is a new best one."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints kept, besides the one with the lowest held-out loss."""
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is any evaluation."""
+        return self.eval_batches is None or self.eval_batches > 0
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        for name in ("steps", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, value in (("eval_every", self.eval_every), ("eval_batches", self.eval_batches)):
+            if value is not None and value < 0:
+                raise ValueError(f"{name} is {value}; it must be at least 0")
+        if self.eval_every and not self.judges:
+            raise ValueError("eval_every needs eval_batches above 0, or None for all")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextExperiment(SupervisedExperiment):
+    """Next-token learning on texts: supervised fine-tuning of a checkpoint."""
+
+    data: DocumentConfig = DocumentConfig()
+    sft: SFTConfig = SFTConfig()
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.judges and self.data.held_out_fraction == 0:
+            raise ValueError(
+                "evaluation needs held-out records: set data.held_out_fraction above 0, or "
+                "eval_batches to 0"
+            )
+
+
+SCRATCH = "scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainExperiment(TextExperiment):
+    """Next-token learning from scratch.
+
+    model.source is "scratch" (the sizes are those of `architecture`), or a config.json, or a
+    directory with one, whose weights are not read.
+    """
+
+    model: ModelConfig = ModelConfig(source=SCRATCH)
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    tokenizer: str = "bpe:4096"
+    """'bytes', 'bpe:SIZE' (trained on the data to train on), or a model whose tokenizer is taken
+    (a directory, a hub id, a .gguf file or a short name)."""
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        parse_tokenizer(self.tokenizer)
+        if self.model.source != SCRATCH and self.architecture != ArchitectureConfig():
+            raise ValueError(
+                f"model.source is {self.model.source!r}, which gives the sizes: the flags of "
+                f"architecture need model.source {SCRATCH!r}"
+            )
+        if (
+            self.model.source == SCRATCH
+            and self.data.sequence_length > self.architecture.context_length
+        ):
+            raise ValueError(
+                f"data.sequence_length {self.data.sequence_length} is more than "
+                f"architecture.context_length {self.architecture.context_length}"
+            )

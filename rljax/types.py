@@ -58,3 +58,13 @@ class TrainState(NamedTuple):
     """Running moments of the scores (rewards.shaping.RunningMoments)."""
     step: jax.Array
     """Training steps done, int32."""
+
+
+class SupervisedState(NamedTuple):
+    """All that a supervised stage changes."""
+
+    params: dict[str, Any]
+    """{"policy": ..., and what else is trained, under names of its own}."""
+    opt_state: Any
+    step: jax.Array
+    """Training steps done, int32."""

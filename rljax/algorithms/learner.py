@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.types import SupervisedState
+
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]
@@ -91,3 +93,48 @@ def make_learner(
 
 def _scale(tree: Params, factor: jax.Array) -> Params:
     return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
+
+
+class Update(Protocol):
+    def __call__(
+        self, state: SupervisedState, batch: Any, key: jax.Array
+    ) -> tuple[SupervisedState, Metrics]: ...
+
+
+def init_supervised(params: Params, optimizer: optax.GradientTransformation) -> SupervisedState:
+    """Make the state of a supervised stage before its first step."""
+    return SupervisedState(params, optimizer.init(params), jnp.int32(0))
+
+
+def make_single_update(
+    loss: Callable[[Params, Any], tuple[jax.Array, Metrics]],
+    prepare: Callable[[Any], Any],
+    optimizer: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    *,
+    parts: int,
+) -> Update:
+    """Build update(state, batch, key) -> state, metrics: one optimizer update on the whole batch.
+
+    prepare and parts: as `make_learner`'s. learning_rate: step -> rate, reported as
+    `optim/learning_rate`.
+    """
+    learn = make_learner(
+        lambda params, _, batch: loss(params, batch),
+        optimizer,
+        num_epochs=1,
+        num_minibatches=1,
+        parts=parts,
+    )
+
+    def update(
+        state: SupervisedState, batch: Any, key: jax.Array
+    ) -> tuple[SupervisedState, Metrics]:
+        (params, opt_state), metrics = learn(
+            (state.params, state.opt_state), None, batch, prepare, key
+        )
+        report = {name: values[0] for name, values in metrics.items()}
+        report["optim/learning_rate"] = learning_rate(state.step)
+        return SupervisedState(params, opt_state, state.step + 1), report
+
+    return update

@@ -3,9 +3,11 @@
 from rljax.models.config import RopeScaling, TransformerConfig
 from rljax.models.pretrained import (
     Pretrained,
+    load_description,
     load_pretrained,
     load_tokenizer,
     random_pretrained,
+    save_description,
     save_pretrained,
 )
 from rljax.models.transformer import Model, make_model
@@ -15,9 +17,11 @@ __all__ = [
     "Pretrained",
     "RopeScaling",
     "TransformerConfig",
+    "load_description",
     "load_pretrained",
     "load_tokenizer",
     "make_model",
     "random_pretrained",
+    "save_description",
     "save_pretrained",
 ]

@@ -105,16 +105,21 @@ def load_tokenizer(source: str | Path) -> Any:
 
 
 def random_pretrained(
-    family: str, config: TransformerConfig, seed: int = 0, dtype: Any = "float32"
+    family: str,
+    config: TransformerConfig,
+    seed: int = 0,
+    dtype: Any = "float32",
+    tokenizer: Any = None,
 ) -> Pretrained:
-    """Make a model with random weights and a tokenizer of bytes (259 tokens).
+    """Make a model with random weights.
 
     family: which Hugging Face family it is saved as; see `rljax.models.hf_config.ARCHITECTURES`.
+    tokenizer: one with BOS, EOS and pad tokens; None: that of bytes (259 tokens).
 
     Raises: ConfigError where the family cannot express `config`; ValueError where the vocabulary
     is smaller than the tokenizer's.
     """
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer() if tokenizer is None else tokenizer
     if config.vocab_size < len(tokenizer):
         raise ValueError(f"vocab_size {config.vocab_size} is less than {len(tokenizer)}")
     model = make_model(config)
@@ -135,7 +140,7 @@ def _initialiser(config: TransformerConfig) -> Any:
     return jax.jit(make_model(config).init, static_argnums=1)
 
 
-def _load_directory(directory: Path, dtype: np.dtype) -> Pretrained:
+def _load_directory(directory: Path, dtype: np.dtype, *, weights: bool = True) -> Pretrained:
     where = directory / "config.json"
     if not where.exists():
         raise FileNotFoundError(f"{where} is missing: {directory} is no Hugging Face checkpoint")
@@ -146,9 +151,25 @@ def _load_directory(directory: Path, dtype: np.dtype) -> Pretrained:
     generation = _read_json(generation_file) if generation_file.exists() else {}
     eos = _eos_token_ids([generation, hf_config], tokenizer, str(directory))
     pad = _pad_token_id(tokenizer, eos, config, str(directory))
-    params = load_directory(directory, hf_config["model_type"], config, dtype)
+    if weights:
+        params = load_directory(directory, hf_config["model_type"], config, dtype)
+    else:
+        params = _parameter_structs(config, dtype)
     heads = _load_heads(directory / HEADS_FILE)
     return Pretrained(make_model(config), params, tokenizer, hf_config, eos, pad, generation, heads)
+
+
+def _parameter_structs(config: TransformerConfig, dtype: np.dtype) -> Params:
+    shapes = parameter_shapes(config).items()
+    return unflatten({path: jax.ShapeDtypeStruct(shape, dtype) for path, shape in shapes})
+
+
+def load_description(directory: str | Path, dtype: Any = "float32") -> Pretrained:
+    """Load what `save_description` wrote; `params` are ShapeDtypeStructs of `dtype`.
+
+    Raises: as `load_pretrained` does.
+    """
+    return _load_directory(Path(directory), _dtype(dtype), weights=False)
 
 
 def _load_gguf(path: Path, dtype: np.dtype) -> Pretrained:
@@ -239,21 +260,36 @@ def save_pretrained(
         if stored is not None and stored.shape != shape:
             raise WeightsError(f"{path} has the shape {stored.shape}, the model needs {shape}")
     weights = plan_weights(hf_config["model_type"], config, pretrained.params)
+    with _replacing(directory) as temporary:
+        write_tensors(temporary, weights, shard_bytes)
+        _write_description(temporary, pretrained)
+        if pretrained.heads:
+            write_file(temporary / HEADS_FILE, _plan_heads(pretrained.heads))
+    return directory
+
+
+def save_description(directory: str | Path, pretrained: Pretrained) -> None:
+    """Write what `save_pretrained` writes, but no weights: for `load_description`.
+
+    Raises: FileExistsError where `directory` holds something else than a checkpoint.
+    """
+    with _replacing(Path(directory)) as temporary:
+        _write_description(temporary, pretrained)
+
+
+def _write_description(directory: Path, pretrained: Pretrained) -> None:
+    """Write configuration and tokenizer."""
     dtype = np.dtype(pretrained.params["embed"]["embedding"].dtype).name
+    hf_config = pretrained.hf_config
     content = {k: v for k, v in hf_config.items() if k not in ("torch_dtype", "dtype")}
     generation = {
         **pretrained.generation_config,
         "eos_token_id": list(pretrained.eos_token_ids),
         "pad_token_id": pretrained.pad_token_id,
     }
-    with _replacing(directory) as temporary:
-        write_tensors(temporary, weights, shard_bytes)
-        _write_json(temporary / "config.json", {**content, "dtype": dtype})
-        _write_json(temporary / "generation_config.json", generation)
-        save_tokenizer(pretrained.tokenizer, temporary)
-        if pretrained.heads:
-            write_file(temporary / HEADS_FILE, _plan_heads(pretrained.heads))
-    return directory
+    _write_json(directory / "config.json", {**content, "dtype": dtype})
+    _write_json(directory / "generation_config.json", generation)
+    save_tokenizer(pretrained.tokenizer, directory)
 
 
 def _plan_heads(heads: dict[str, Params]) -> list[PlannedTensor]:

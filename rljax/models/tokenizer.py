@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def save_tokenizer(tokenizer: Any, directory: Path) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL)
+
+
 def byte_tokenizer() -> Any:
     """Make a tokenizer of 256 bytes and `<|pad|>` 256, `<|bos|>` 257, `<|eos|>` 258.
 
@@ -59,20 +68,49 @@ def byte_tokenizer() -> Any:
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    special = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>"}
     letters = [_byte_letter(byte) for byte in range(256)]
-    vocabulary = {word: i for i, word in enumerate([*letters, *special.values()])}
+    vocabulary = {word: i for i, word in enumerate([*letters, *SPECIAL.values()])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in special.values()])
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL.values()])
+    return _with_specials(tokenizer)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+    """Train a byte-level BPE tokenizer (Radford et al. 2019) on texts.
+
+    Any text survives encode and decode; special tokens and chat template are those of
+    `byte_tokenizer`. Fewer tokens than `vocab_size` come out where the texts hold no more pairs.
+
+    Raises: ValueError where `vocab_size` does not hold the bytes and the special tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"a BPE vocabulary of {vocab_size} does not hold the bytes and special tokens: "
+            f"{SMALLEST_VOCABULARY} are needed"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _with_specials(tokenizer)
+
+
+def _with_specials(tokenizer: Any) -> Any:
+    """Wrap a `tokenizers` tokenizer that has the special tokens."""
     made = fast_tokenizer_class()(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **SPECIAL
     )
-    made.chat_template = (
-        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-    )
+    made.chat_template = CHAT_TEMPLATE
     return made
 
 

@@ -29,7 +29,11 @@ class Init(Protocol):
 
 class Apply(Protocol):
     def __call__(
-        self, params: Params, tokens: jax.Array, attention_mask: jax.Array | None = ...
+        self,
+        params: Params,
+        tokens: jax.Array,
+        attention_mask: jax.Array | None = ...,
+        segments: jax.Array | None = ...,
     ) -> jax.Array: ...
 
 
@@ -40,7 +44,9 @@ class Model(NamedTuple):
     init: Init
     """(key, dtype=float32) -> params."""
     apply: Apply
-    """(params, tokens [B, T], attention_mask [B, T] bool or None) -> logits [B, T, V] float32."""
+    """(params, tokens [B, T], attention_mask [B, T] bool or None, segments [B, T] int or None) ->
+    logits [B, T, V] float32. Segments number the documents that stand in one row: a token sees
+    those of its own segment only, and positions count from the segment's start."""
     hidden: Apply
     """As apply, up to the final norm: [B, T, D]. For heads that must not hold [B, T, V] at once."""
     head: Any
@@ -72,19 +78,35 @@ class Settings(NamedTuple):
         return Layers(self.config.slides, self.scan_layers)
 
 
-def token_positions(attention_mask: jax.Array) -> jax.Array:
-    """Count the real tokens before each token, [B, T] int32: left padding shifts no position."""
-    return jnp.maximum(jnp.cumsum(attention_mask.astype(jnp.int32), axis=-1) - 1, 0)
+def token_positions(attention_mask: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    """Count the real tokens before each token, [B, T] int32: left padding shifts no position.
+
+    segments [B, T]: tokens before the start of a token's own segment (a run of equal numbers) do
+    not count.
+    """
+    real = attention_mask.astype(jnp.int32)
+    counts = jnp.cumsum(real, axis=-1)
+    if segments is not None:
+        starts = segments != jnp.roll(segments, 1, axis=-1)
+        earlier = jnp.where(starts.at[:, 0].set(True), counts - real, 0)
+        counts = counts - jax.lax.cummax(earlier, axis=1)
+    return jnp.maximum(counts - 1, 0)
 
 
-def _attention_mask(config: TransformerConfig, real: jax.Array, *, local: bool) -> jax.Array:
-    """Which key (last axis) each query may see: [B, T, T] bool; causal, real, and in the window."""
+def _attention_mask(
+    config: TransformerConfig, real: jax.Array, segments: jax.Array | None, *, local: bool
+) -> jax.Array:
+    """Which key (last axis) each query may see: [B, T, T] bool.
+
+    Causal, real, in the window, and of the query's own segment where there are segments.
+    """
     length = real.shape[1]
     distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
     seen = distance >= 0
     if local and config.sliding_window is not None:
         seen &= distance < config.sliding_window
-    return seen[None] & real[:, None, :]
+    mask = seen[None] & real[:, None, :]
+    return mask if segments is None else mask & (segments[:, :, None] == segments[:, None, :])
 
 
 def _tables(config: TransformerConfig, positions: jax.Array, *, local: bool) -> Any:
@@ -176,16 +198,20 @@ def _head_columns(config: TransformerConfig, params: Params, hidden: jax.Array) 
 
 
 def _run(
-    settings: Settings, params: Params, tokens: jax.Array, attention_mask: jax.Array | None
+    settings: Settings,
+    params: Params,
+    tokens: jax.Array,
+    attention_mask: jax.Array | None,
+    segments: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Run whole sequences: hidden states after the final norm [B, T, D], and the cache."""
     config, kind = settings.config, settings.compute_dtype(params)
     real = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
-    positions = token_positions(real)
+    positions = token_positions(real, segments)
     views: Views = {
         slides: (
             _tables(config, positions, local=slides),
-            _attention_mask(config, real, local=slides),
+            _attention_mask(config, real, segments, local=slides),
         )
         for slides in set(config.slides)
     }
@@ -258,14 +284,20 @@ def make_model(
     settings = Settings(config, dtype, remat, scan_layers)
 
     def hidden(
-        params: Params, tokens: jax.Array, attention_mask: jax.Array | None = None
+        params: Params,
+        tokens: jax.Array,
+        attention_mask: jax.Array | None = None,
+        segments: jax.Array | None = None,
     ) -> jax.Array:
-        return _run(settings, params, tokens, attention_mask)[0]
+        return _run(settings, params, tokens, attention_mask, segments)[0]
 
     def apply(
-        params: Params, tokens: jax.Array, attention_mask: jax.Array | None = None
+        params: Params,
+        tokens: jax.Array,
+        attention_mask: jax.Array | None = None,
+        segments: jax.Array | None = None,
     ) -> jax.Array:
-        return _head(config, params, hidden(params, tokens, attention_mask))
+        return _head(config, params, hidden(params, tokens, attention_mask, segments))
 
     return Model(
         config,

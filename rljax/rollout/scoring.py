@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models.transformer import Model
+from rljax.rollout.chunks import map_rows
 from rljax.rollout.distribution import SamplingConfig, distribution_logits
 from rljax.types import Completions, Prompts
 
@@ -84,20 +85,7 @@ def make_score(
             completions.tokens.reshape(-1),
             early.reshape(-1),
         )
-        total = batch * length
-        if total <= rows:
-            log_probs, entropy = chunk_scores(params, *flat)
-        else:
-            chunks = -(-total // rows)
-            size = -(-total // chunks)  # even chunks: little padding
-
-            def split(x: jax.Array) -> jax.Array:
-                widths = [(0, chunks * size - total)] + [(0, 0)] * (x.ndim - 1)
-                return jnp.pad(x, widths).reshape(chunks, size, *x.shape[1:])
-
-            one = jax.checkpoint(lambda xs: chunk_scores(params, *xs))
-            log_probs, entropy = jax.lax.map(one, tuple(split(x) for x in flat))
-            log_probs, entropy = log_probs.reshape(-1)[:total], entropy.reshape(-1)[:total]
+        log_probs, entropy = map_rows(lambda xs: chunk_scores(params, *xs), flat, rows)
         mask = completions.mask
         return Scored(
             jnp.where(mask, log_probs.reshape(batch, length), 0.0),

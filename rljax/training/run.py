@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, TypeVar
@@ -192,25 +192,22 @@ def read_json(directory: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def read_config(directory: str | Path, config_types: Mapping[str, type[Config]]) -> Config:
-    """Return the config of a run directory, for scripts that use what it trained.
+def read_part(directory: str | Path, name: str, part_type: type[Config]) -> Config | None:
+    """Return one field of a run's config, None where runs of its kind have no such field.
 
-    Args:
-      directory: the run directory.
-      config_types: by the name of a field that only configs of that type have.
+    For scripts that take what runs of several kinds trained: each has its own config.
 
     Raises:
-      UserError: it is no run directory, or its config does not fit the types.
+      UserError: it is no run directory, or the field does not fit `part_type`.
     """
     path = Path(directory).expanduser()
     data = read_json(path)
-    kind = next((name for name in config_types if isinstance(data, dict) and name in data), None)
-    if kind is None:
-        raise ConfigError(f"{path / CONFIG_FILE} is not of a run with {' or '.join(config_types)}")
+    if not isinstance(data, dict) or name not in data:
+        return None
     try:
-        return config_from_json(config_types[kind], data)
+        return config_from_json(part_type, data[name])
     except ConfigError as error:
-        raise ConfigError(f"{path / CONFIG_FILE}: {error}") from error
+        raise ConfigError(f"{path / CONFIG_FILE}, {name}: {error}") from error
 
 
 def _table(rows: list[tuple[str, str, str]]) -> str:

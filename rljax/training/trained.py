@@ -9,10 +9,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from rljax.errors import UserError
-from rljax.models import Pretrained, load_pretrained
+from rljax.models import Pretrained, load_description, load_pretrained
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.run import read_json
 
+MODEL_FOLDER = "model"
+"""Of a run that trains from scratch: configuration and tokenizer, as a Hugging Face directory
+without weights."""
 Which = Literal["last", "best"] | int
 
 
@@ -50,7 +53,10 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
         source, dtype = config["model"]["source"], config["model"]["dtype"]
     except (KeyError, TypeError):
         raise UserError(f"{directory / 'config.json'} is not of a run: no model.source") from None
-    pretrained = load_pretrained(source, dtype=dtype)
+    if (directory / MODEL_FOLDER).is_dir():
+        pretrained = load_description(directory / MODEL_FOLDER, dtype=dtype)
+    else:
+        pretrained = load_pretrained(source, dtype=dtype)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = _pick(checkpoints, checkpoint)
         like: dict[str, Any] = {"policy": _shapes(pretrained.params)}

@@ -1,0 +1,68 @@
+"""Train a language model from scratch: its sizes, its tokenizer, its texts.
+
+    python experiments/pretrain.py
+    python experiments/pretrain.py --config configs/pretrain_arithmetic.py --workdir runs/sums
+    python experiments/pretrain.py --data.source mine.jsonl --architecture.num-layers 6
+
+The run directory holds configuration and tokenizer under model/, so that generate.py, evaluate.py
+and export.py take it as any other run. Starting again with the same --workdir goes on where the
+run stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from rljax.experiment import SCRATCH, PretrainExperiment
+from rljax.models import Pretrained, load_tokenizer, random_pretrained, save_description
+from rljax.models.scratch import make_architecture, make_tokenizer, read_architecture
+from rljax.tasks.documents import Records, read_documents
+from rljax.training.compilation import enable_compilation_cache
+from rljax.training.flags import parse_config, plain_errors
+from rljax.training.policies import model_errors
+from rljax.training.run import open_run
+from rljax.training.supervised import CHANGEABLE, run_supervised
+from rljax.training.texts import make_text_data, make_text_learner
+from rljax.training.trained import MODEL_FOLDER
+
+
+def make_pretrained(config: PretrainExperiment, records: Records, folder: Path) -> Pretrained:
+    """Make the model of step 0; its tokenizer is the one in `folder`, once there is one."""
+    with model_errors():
+        if folder.is_dir():
+            tokenizer = load_tokenizer(folder)
+        else:
+            texts = (text for record in records.train for text in record.texts)
+            tokenizer = make_tokenizer(config.tokenizer, texts)
+        if config.model.source == SCRATCH:
+            family = config.architecture.family
+            sizes = make_architecture(config.architecture, len(tokenizer))
+        else:
+            family, sizes = read_architecture(config.model.source)
+        pretrained = random_pretrained(
+            family, sizes, config.seed, config.model.dtype, tokenizer=tokenizer
+        )
+    if not folder.is_dir():
+        save_description(folder, pretrained)
+    return pretrained
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config("configs/pretrain_reviews.py", argv, PretrainExperiment, __doc__ or "")
+    with plain_errors():
+        enable_compilation_cache()
+        with open_run(config.workdir, config, ignore=CHANGEABLE, name="pretrain") as run:
+            print(f"run directory: {run.directory}")
+            records = read_documents(config.data)
+            pretrained = make_pretrained(config, records, run.directory / MODEL_FOLDER)
+            count = sum(leaf.size for leaf in jax.tree.leaves(pretrained.params))
+            print(f"{count:,} parameters, {len(pretrained.tokenizer)} tokens")
+            data = make_text_data(config, pretrained, records)
+            print(data.summary)
+            run_supervised(config, make_text_learner(config, pretrained, data), run)
+
+
+if __name__ == "__main__":
+    main()

