@@ -196,6 +196,7 @@ def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None
             "eval/scores_high": interval.high,
             "eval/kl": float(np.mean(result.kl)),
             "eval/length": float(np.mean(result.lengths)),
+            "eval/reward_failures": result.failures,
         },
     )
     rows = [
@@ -313,12 +314,14 @@ def one_step(
     rollout = jax.block_until_ready(Rollout(prompts, made, ref_log_probs))
     sampled = time.perf_counter()
     texts = decode_completions(setup.tokenizer, made)
-    scores = setup.task.score(setup.task.train, indices, texts)
+    judgement = setup.task.judge(setup.task.train, indices, prompts, made, texts)
+    scores = judgement.scores
     judged = time.perf_counter()
     if first:
         first_step_checks(setup, state, rollout, texts)
     writer.completions(step + 1, completion_rows(setup, indices, rollout, texts, scores))
-    writer.histogram(step + 1, "objective/scores", scores)
+    if judgement.judged.size:
+        writer.histogram(step + 1, "objective/scores", judgement.judged)
     writer.histogram(step + 1, "completion/length", np.sum(made.mask, axis=1))
     update_started = time.perf_counter()
     with announce("the update"):
@@ -331,6 +334,7 @@ def one_step(
     ended = time.perf_counter()
     rate = float(setup.learning_rate(step)) * config.optimizer.learning_rate
     seconds = (sampled - started) + (judged - sampled) + (ended - update_started)
+    metrics |= judgement.metrics()
     metrics |= {
         "optim/learning_rate": rate,
         "time/rollout_s": sampled - started,

@@ -31,33 +31,39 @@ def rollout_metrics(
 ) -> Metrics:
     """Describe a batch before it is learnt from; every mean is over real tokens or completions.
 
-    scores [B]: as the reward gave them; final [B]: after scaling and penalties; rewards,
-    advantages, returns [B, C].
+    scores [B]: as the reward gave them, NaN where it failed; final [B]: after scaling and
+    penalties; rewards, advantages, returns [B, C]. Completions without a score count in what needs
+    none: KL, entropy, lengths.
     """
     completions, mask = rollout.completions, rollout.completions.mask
+    judged = ~jnp.isnan(scores)
+    learnt = mask & judged[:, None]
     ended = jnp.any(is_any_of(completions.tokens, eos_token_ids) & mask, axis=1)
     full = jnp.all(mask, axis=1) & ~ended
     totals = jnp.sum(rewards, axis=1)
-    spread = masked_var(returns, mask)
-    errors = masked_var(returns - completions.values, mask)
+    spread = masked_var(returns, learnt)
+    errors = masked_var(returns - completions.values, learnt)
     explained = jnp.where(spread > 0, 1 - errors / jnp.maximum(spread, 1e-12), 0)
     return {
         "objective/kl": rollout_kl(rollout),
         "objective/entropy": -jnp.mean(jnp.sum(completions.log_probs, axis=1)),
-        "objective/scores": jnp.mean(scores),
-        "objective/scores_std": jnp.std(scores),
-        "objective/score_total": jnp.mean(totals),
-        "objective/non_score_reward": jnp.mean(totals - final),
-        "advantages/mean": masked_mean(advantages, mask),
-        "advantages/std": masked_std(advantages, mask),
-        "value/mean": masked_mean(completions.values, mask),
-        "value/returns_mean": masked_mean(returns, mask),
+        "objective/scores": masked_mean(scores, judged),
+        "objective/scores_std": masked_std(scores, judged),
+        "objective/score_total": masked_mean(totals, judged),
+        "objective/non_score_reward": masked_mean(totals - final, judged),
+        "advantages/mean": masked_mean(advantages, learnt),
+        "advantages/std": masked_std(advantages, learnt),
+        "value/mean": masked_mean(completions.values, learnt),
+        "value/returns_mean": masked_mean(returns, learnt),
         "value/returns_var": spread,
         "value/explained_variance": explained,
         "completion/length": jnp.mean(jnp.sum(mask, axis=1).astype(jnp.float32)),
         "completion/eos_fraction": jnp.mean(ended.astype(jnp.float32)),
         "completion/truncated_fraction": jnp.mean(full.astype(jnp.float32)),
-        "health/zero_advantage_fraction": masked_mean((advantages == 0).astype(jnp.float32), mask),
+        "health/zero_advantage_fraction": masked_mean(
+            (advantages == 0).astype(jnp.float32), learnt
+        ),
+        "health/reward_failures": jnp.sum(~judged).astype(jnp.float32),
     }
 
 

@@ -153,6 +153,23 @@ class PPOConfig:
 # ------------------------------------------------------------------------ Advantages and targets
 
 
+def drop_failures(rollout: Rollout, scores: jax.Array) -> tuple[Rollout, jax.Array]:
+    """Mask out the completions whose score [B] is NaN, and make those scores 0.
+
+    Without a real token they have advantage 0, and no weight in any mean or loss.
+    """
+    judged = ~jnp.isnan(scores)
+    made = rollout.completions
+    mask = made.mask & judged[:, None]
+    completions = made._replace(
+        mask=mask,
+        log_probs=jnp.where(mask, made.log_probs, 0),
+        values=jnp.where(mask, made.values, 0),
+    )
+    ref_log_probs = jnp.where(mask, rollout.ref_log_probs, 0)
+    return Rollout(rollout.prompts, completions, ref_log_probs), jnp.where(judged, scores, 0)
+
+
 class Minibatch(NamedTuple):
     """What the loss reads of a set of sequences."""
 
@@ -174,7 +191,11 @@ def final_scores(
     rollout: Rollout,
     scores: Any,
 ) -> tuple[jax.Array, Any]:
-    """Apply the score rules [B] -> [B]: scaling, bound, missing-EOS and truncation penalties."""
+    """Apply the score rules [B] -> [B]: scaling, bound, missing-EOS and truncation penalties.
+
+    NaN, a completion without a score, stays NaN.
+    """
+    failed = jnp.isnan(scores)
     moments = update_running_moments(state.score_moments, scores)
     if config.scale_scores != "none":
         centre = config.scale_scores == "mean_std"
@@ -189,7 +210,7 @@ def final_scores(
         late = jnp.arange(tokens.shape[1]) >= config.truncate_after
         found = jnp.any((tokens == config.truncate_token) & mask & late, axis=1)
         scores = penalise_not_found(scores, found, penalty=config.truncate_penalty)
-    return scores, moments
+    return jnp.where(failed, jnp.nan, scores), moments
 
 
 def advantages_and_returns(
@@ -272,6 +293,7 @@ def make_update(
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 
     Pure: epochs x minibatches x parts run inside. `key` only shuffles sequences into minibatches.
+    A completion whose score is NaN (its reward failed) is not learnt from.
     Raises ValueError for an impossible config.
     """
     config.validate()
@@ -294,12 +316,13 @@ def make_update(
     def update(
         state: TrainState, rollout: Rollout, scores: jax.Array, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        completions = rollout.completions
         final, moments = final_scores(config, eos_token_ids, state, rollout, scores)
+        learnt, known = drop_failures(rollout, final)
+        completions = learnt.completions
         rewards = token_rewards(
-            final,
+            known,
             completions.log_probs,
-            rollout.ref_log_probs,
+            learnt.ref_log_probs,
             completions.mask,
             kl_coef=state.kl_coef,
             estimator=config.kl.estimator,
@@ -309,7 +332,7 @@ def make_update(
             warm = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
         (params, opt_state), metrics = learn(
             (state.params, state.opt_state),
-            (rollout, rewards),
+            (learnt, rewards),
             lambda rows: make_minibatch(config, *rows),
             key,
             policy_factor=warm,

@@ -85,11 +85,20 @@ class World:
     def _score(self, sampling: SamplingConfig):
         return make_score(self.model, sampling, EOS)
 
-    def update(self, ppo=BASE, sampling=SAMPLING, optimizer=OPTIMIZER, state=None, rollout=None):
+    def update(
+        self,
+        ppo=BASE,
+        sampling=SAMPLING,
+        optimizer=OPTIMIZER,
+        state=None,
+        rollout=None,
+        scores=None,
+    ):
         state = self.state(ppo, optimizer) if state is None else state
         rollout = self.rollout(state, sampling, ppo) if rollout is None else rollout
         run = self.program(self._update, ppo, sampling, optimizer)
-        return run(state, rollout, self.scores, jax.random.key(1))
+        scores = self.scores if scores is None else scores
+        return run(state, rollout, scores, jax.random.key(1))
 
     def _update(self, ppo: PPOConfig, sampling: SamplingConfig, optimizer: OptimizerConfig):
         return make_update(self.model, ppo, sampling, EOS, make_chain(optimizer))
