@@ -31,13 +31,13 @@ config = GRPOExperiment(
     sampling=SamplingConfig(max_new_tokens=6, temperature=0.7),
     grpo=GRPOConfig(
         batch_size=64,
-        samples_per_prompt=8,
+        samples_per_prompt=4,
         num_minibatches=1,
-        kl=KLConfig(coef=0.0),
+        kl=KLConfig(coef=0.02, estimator="k3"),
         gradient_accumulation=2,
     ),
-    optimizer=OptimizerConfig(learning_rate=5e-5, schedule="constant", adam_eps=1e-5),
-    steps=40,
+    optimizer=OptimizerConfig(learning_rate=1.5e-5, schedule="linear", adam_eps=1e-5),
+    steps=36,
     eval_prompts=200,
 )
 

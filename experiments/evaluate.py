@@ -191,12 +191,18 @@ def describe(judged: Judged, *, with_kl: bool) -> dict[str, Any]:
     result = judged.evaluation
     return {
         "score": bootstrap_mean(result.scores)._asdict(),
+        "reward_failures": float(result.failures),
         **({"kl": bootstrap_mean(result.kl)._asdict()} if with_kl else {}),
         "length": float(np.mean(result.lengths)),
         "eos_fraction": float(np.mean(judged.ended)),
         **text_statistics(result.completions),
         "most_common_words": most_common_words(result.completions),
     }
+
+
+def number(score: np.floating[Any]) -> float | None:
+    """Return a score; None where the reward failed."""
+    return None if np.isnan(score) else float(score)
 
 
 def side_by_side(after: Judged, before: Judged | None) -> list[dict[str, Any]]:
@@ -208,7 +214,7 @@ def side_by_side(after: Judged, before: Judged | None) -> list[dict[str, Any]]:
             if judged is not None:
                 row[name] = {
                     "completion": judged.evaluation.completions[index],
-                    "score": float(judged.evaluation.scores[index]),
+                    "score": number(judged.evaluation.scores[index]),
                     **({"kl": float(judged.evaluation.kl[index])} if before is not None else {}),
                     "tokens": int(judged.evaluation.lengths[index]),
                     "ended": bool(judged.ended[index]),
@@ -239,6 +245,7 @@ def make_report(
 
 LABELS = {
     "score": "score",
+    "reward_failures": "completions without a score",
     "kl": "KL from reference, nats",
     "length": "tokens",
     "eos_fraction": "share that ends (EOS)",
@@ -280,7 +287,9 @@ def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
     for row in report["completions"][:examples]:
         print(f"\n{row['prompt']!r}")
         for name in names:
-            print(f"  {name:<10}{row[name]['score']:+.2f}  {row[name]['completion']!r}")
+            score = row[name]["score"]
+            shown = "  none" if score is None else f"{score:+.2f}"
+            print(f"  {name:<10}{shown}  {row[name]['completion']!r}")
 
 
 def defaults(run: str) -> tuple[Evaluate, OnPolicyConfig]:

@@ -129,7 +129,7 @@ def final_scores(
     good: jax.Array,
 ) -> tuple[jax.Array, RunningMoments]:
     """Apply the score rules [B] -> [B]: scaling, bound, missing-EOS and truncation penalties."""
-    moments = update_running_moments(moments, scores, good)
+    moments = update_running_moments(moments, jnp.where(good, scores, jnp.nan))
     if config.scale_scores != "none":
         centre = config.scale_scores == "mean_std"
         scores = scale_scores(scores, moments, shift_mean=centre)

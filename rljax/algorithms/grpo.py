@@ -306,6 +306,7 @@ def make_update(
         informative = informative_groups(
             scores, ~jnp.isnan(scores), group_size=config.samples_per_prompt
         )
+        kl = rollout_kl(rollout)  # needs no score: of the whole batch
         rollout, scores, good = drop_failed(rollout, scores)
         final, advantages, moments = judge(state, rollout, scores, good, greedy)
         mask = rollout.completions.mask
@@ -330,13 +331,14 @@ def make_update(
             key,
         )
         report |= update_metrics(metrics) | {
+            "objective/kl": kl,
             "objective/kl_coef": state.kl_coef,
             "objective/informative_groups": jnp.mean(informative.astype(jnp.float32)),
         }
         state = state._replace(
             params=params,
             opt_state=opt_state,
-            kl_coef=controller.update(state.kl_coef, rollout_kl(rollout), scores.shape[0]),
+            kl_coef=controller.update(state.kl_coef, kl, scores.shape[0]),
             score_moments=moments,
             step=state.step + 1,
         )

@@ -44,7 +44,6 @@ def rollout_metrics(
         return masked_mean(x.astype(jnp.float32), good)
 
     return {
-        "objective/kl": rollout_kl(rollout),
         "objective/entropy": -mean(jnp.sum(completions.log_probs, axis=1)),
         "objective/scores": mean(scores),
         "objective/scores_std": masked_std(scores, good),

@@ -209,6 +209,7 @@ def make_update(
     def update(
         state: TrainState, rollout: Rollout, scores: jax.Array, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
+        kl = rollout_kl(rollout)  # needs no score: of the whole batch
         rollout, scores, good = drop_failed(rollout, scores)
         completions = rollout.completions
         final, moments = final_scores(
@@ -236,11 +237,12 @@ def make_update(
         advantages, returns = advantages_and_returns(config, completions, rewards)
         report = rollout_metrics(rollout, scores, good, final, rewards, advantages, eos_token_ids)
         report |= value_metrics(completions, returns)
-        report |= update_metrics(metrics) | {"objective/kl_coef": state.kl_coef}
+        report |= update_metrics(metrics)
+        report |= {"objective/kl": kl, "objective/kl_coef": state.kl_coef}
         state = state._replace(
             params=params,
             opt_state=opt_state,
-            kl_coef=controller.update(state.kl_coef, rollout_kl(rollout), scores.shape[0]),
+            kl_coef=controller.update(state.kl_coef, kl, scores.shape[0]),
             score_moments=moments,
             step=state.step + 1,
         )

@@ -116,21 +116,19 @@ def init_running_moments() -> RunningMoments:
     return RunningMoments(*(jnp.zeros((), jnp.float32) for _ in range(3)))
 
 
-def update_running_moments(
-    moments: RunningMoments, scores: jax.Array, counted: jax.Array | None = None
-) -> RunningMoments:
-    """Add a batch of scores [B] to the moments; of those, only where `counted` [B] is true.
+def update_running_moments(moments: RunningMoments, scores: jax.Array) -> RunningMoments:
+    """Add a batch of scores [B] to the moments; NaN, a completion without a score, is left out.
 
     Chan et al. 1983's parallel update: exact, whatever the split into batches.
     """
     require_float("scores", scores)
-    counted = jnp.ones(scores.shape, bool) if counted is None else counted
-    size = jnp.sum(counted)
+    judged = ~jnp.isnan(scores)
+    size = jnp.sum(judged).astype(jnp.float32)
     count = moments.count + size
     share = size / jnp.maximum(count, 1)
-    batch_mean = masked_mean(scores, counted)
+    batch_mean = masked_mean(scores, judged)
     delta = batch_mean - moments.mean
-    batch_squares = masked_sum(jnp.square(scores - batch_mean), counted)
+    batch_squares = masked_sum(jnp.square(scores - batch_mean), judged)
     squares = moments.squares + batch_squares + jnp.square(delta) * moments.count * share
     return RunningMoments(count, moments.mean + delta * share, squares)
 

@@ -29,7 +29,9 @@ class Collected(NamedTuple):
     prompts: list[str]
     texts: list[str]
     scores: np.ndarray
-    """[B] float32."""
+    """[B] float32; NaN where the reward failed."""
+    judged: dict[str, float]
+    """What the rewards say of themselves: each one's mean, and failures."""
     seconds: dict[str, float]
     samples: int
     """Completions that were sampled for it."""
@@ -46,10 +48,12 @@ def sample_and_judge(setup: OnPolicy, state: TrainState, draw: int) -> Collected
     rollout = jax.block_until_ready(Rollout(prompts, made, ref_log_probs))
     sampled = time.perf_counter()
     texts = decode_completions(setup.tokenizer, made)
-    scores = setup.task.score(setup.task.train, indices, texts)
+    judgement = setup.task.judge(setup.task.train, indices, prompts, made, texts)
     seconds = {"rollout": sampled - started, "reward": time.perf_counter() - sampled}
     asked = [setup.task.train.texts[int(i)] for i in indices]
-    return Collected(rollout, asked, texts, scores, seconds, len(texts))
+    return Collected(
+        rollout, asked, texts, judgement.scores, judgement.metrics(), seconds, len(texts)
+    )
 
 
 def collect(setup: OnPolicy, state: TrainState, step: int) -> Collected:
@@ -101,6 +105,13 @@ def _take_rows(batches: list[Collected], rows: np.ndarray) -> Collected:
         [prompts[row] for row in rows],
         [texts[row] for row in rows],
         np.concatenate([batch.scores for batch in batches])[rows],
+        _means([batch.judged for batch in batches]),
         seconds,
         sum(batch.samples for batch in batches),
     )
+
+
+def _means(judged: list[dict[str, float]]) -> dict[str, float]:
+    """Average what the batches say of their rewards; a batch may be silent on one that failed."""
+    names = {name for one in judged for name in one}
+    return {name: float(np.mean([one[name] for one in judged if name in one])) for name in names}

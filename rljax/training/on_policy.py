@@ -191,8 +191,8 @@ class OnPolicy:
         with announce("the greedy sampler"):
             made = self._act_greedily(state.params, state.ref_params, one_each, jax.random.key(0))
         texts = decode_completions(self.tokenizer, made)
-        scores = self.task.score(self.task.train, indices[::group], texts)
-        return (jnp.repeat(jnp.asarray(scores), group),)
+        judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
+        return (jnp.repeat(jnp.asarray(judged.scores), group),)
 
     def step_flops(self, prompt_slots: int) -> float:
         """Count the operations of a step: sampling, reference, and the update's passes."""
@@ -241,7 +241,9 @@ def one_step(
         setup.check_first_step(state, rollout, batch.texts)
     shown = batch.prompts[: config.log_completions]
     writer.completions(step + 1, completion_rows(shown, rollout, batch.texts, batch.scores))
-    writer.histogram(step + 1, "objective/scores", batch.scores)
+    good = batch.scores[np.isfinite(batch.scores)]
+    if good.size:
+        writer.histogram(step + 1, "objective/scores", good)
     writer.histogram(step + 1, "completion/length", np.sum(made.mask, axis=1))
     more = setup.greedy_scores(state, step)
     update_started = time.perf_counter()
@@ -260,6 +262,7 @@ def one_step(
         "perf/tokens_per_s": float(np.sum(made.mask)) / seconds,
         "perf/model_flops_utilisation": flops / seconds / peak,
     }
+    report |= batch.judged
     if setup.further_batches:
         report["objective/samples"] = batch.samples
     return state, report

@@ -44,6 +44,7 @@ def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None
             "eval/scores_high": interval.high,
             "eval/kl": float(np.mean(result.kl)),
             "eval/length": float(np.mean(result.lengths)),
+            "eval/reward_failures": result.failures,
         },
     )
     rows = [

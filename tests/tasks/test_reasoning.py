@@ -52,7 +52,9 @@ def test_shots_are_solved_and_never_asked(rows, byte_tokenizer):
         assert answers[text] == answer
         assert text not in task.train.texts + task.held_out.texts
     right = [f" {answer}\nQ: more" for answer in task.train.columns["answer"][:3]]
-    assert task.score(task.train, [0, 1, 2], right).tolist() == [1, 1, 1]
+    columns = {"answer": task.train.columns["answer"][:3]}
+    judged = task.reward.judge([""] * 3, right, columns, None, None)
+    assert judged.scores.tolist() == [1, 1, 1]
     with pytest.raises(DataError, match="few_shot 99 leaves no prompt"):
         make_task(dataclasses.replace(config, few_shot=99), byte_tokenizer, max_prompt_tokens=9999)
 
