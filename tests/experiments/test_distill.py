@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import jax
 import pytest
 
 import rljax
@@ -20,6 +21,16 @@ from rljax.training.trained import load_trained
 from rljax.training.writer import read_jsonl
 
 ROOT = Path(rljax.__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs(cache):
+    """Compile without optimisation: these programs run a few times on tiny arrays."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 CONFIG = f"{ROOT}/configs/distill_arithmetic.py:smoke"
 
 
@@ -109,3 +120,18 @@ def test_impossible_configs():
     for variant in ("", ":smoke"):
         path = f"{ROOT}/configs/distill_arithmetic.py{variant}"
         validate_config(load_config(path, DistillExperiment))
+
+
+def test_sampled_batches_are_padded_to_a_multiple(script):
+    module = script("distill")
+    config = load_config(CONFIG, DistillExperiment)
+    records = module.read_documents(config.data)
+    model = module.load_model("random:tiny-llama")
+    prompts = module.student_prompts(config, model, model, records)
+    widths = []
+    for multiple in (8, 16):
+        changed = dataclasses.replace(config, prompt_multiple=multiple)
+        batch = module.make_learner(changed, model, model, None, prompts).batch(1)
+        assert batch.mask.sum(axis=1).tolist() == [4, 4, 4, 4]  # "a+b="
+        widths.append(batch.tokens.shape[1])
+    assert widths == [8, 16]
