@@ -9,6 +9,7 @@ import dataclasses
 from typing import Literal
 
 from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.distillation import DistillConfig
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.algorithms.sft import SFTConfig
@@ -24,7 +25,8 @@ class ModelConfig:
     """The language model that is the policy, and its reference."""
 
     source: str = "smollm2-135m-instruct"
-    """A Hugging Face directory or hub id, a .gguf file, or a short name."""
+    """A Hugging Face directory or hub id, a .gguf file, a short name, or the directory of a run
+    that has ended, whose last checkpoint is taken."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What parameters are stored and computed in."""
     remat: bool = False
@@ -234,4 +236,38 @@ class PretrainExperiment(TextExperiment):
             raise ValueError(
                 f"data.sequence_length {self.data.sequence_length} is more than "
                 f"architecture.context_length {self.architecture.context_length}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillExperiment(SupervisedExperiment):
+    """Distillation of a teacher into a student, which is `model`."""
+
+    teacher: ModelConfig = ModelConfig()
+    """The model to learn from; it has the student's vocabulary."""
+    data: DocumentConfig = DocumentConfig()
+    distill: DistillConfig = DistillConfig()
+    sampling: SamplingConfig = SamplingConfig(temperature=1.0)
+    """How the student samples its own batches."""
+    prompt_multiple: int = 16
+    """Prompts of sampled batches are left-padded to a multiple of this many tokens."""
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.prompt_multiple < 1:
+            raise ValueError(f"prompt_multiple is {self.prompt_multiple}; it must be at least 1")
+        if self.judges and self.data.held_out_fraction == 0:
+            raise ValueError(
+                "evaluation needs held-out records: set data.held_out_fraction above 0, or "
+                "eval_batches to 0"
+            )
+        if self.teacher.remat:
+            raise ValueError("teacher.remat saves memory in a backward pass; the teacher has none")
+        if self.distill.on_policy_fraction == 0 and (
+            self.sampling != SamplingConfig(temperature=1.0)
+        ):
+            raise ValueError(
+                "the flags of sampling are those of the student's own batches: they need "
+                "distill.on_policy_fraction above 0"
             )

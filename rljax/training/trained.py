@@ -56,7 +56,7 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
     if (directory / MODEL_FOLDER).is_dir():
         pretrained = load_description(directory / MODEL_FOLDER, dtype=dtype)
     else:
-        pretrained = load_pretrained(source, dtype=dtype)
+        pretrained = load_source(source, dtype)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = _pick(checkpoints, checkpoint)
         like: dict[str, Any] = {"policy": _shapes(pretrained.params)}
@@ -74,6 +74,18 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
     heads = {"value": params["value_head"]} if "value_head" in params else {}
     trained = dataclasses.replace(pretrained, params=params["policy"], heads=heads)
     return Trained(trained, step, config)
+
+
+def load_source(source: str, dtype: str = "float32") -> Pretrained:
+    """Load what `load_pretrained` takes, or the policy in a run's last checkpoint, as `dtype`.
+
+    Raises: as `load_pretrained` and `load_trained`.
+    """
+    if not is_run(source):
+        return load_pretrained(source, dtype=dtype)
+    pretrained = load_trained(source).pretrained
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), pretrained.params)
+    return dataclasses.replace(pretrained, params=params)
 
 
 def _pick(checkpoints: Checkpoints, checkpoint: Which) -> int:
