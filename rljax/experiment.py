@@ -13,7 +13,9 @@ from rljax.algorithms.distillation import DistillConfig
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.algorithms.sft import SFTConfig
+from rljax.models.lora import LoRAConfig
 from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
+from rljax.models.trainable import make_trainable
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
@@ -47,6 +49,10 @@ class OnPolicyExperiment:
     task: TaskConfig = TaskConfig()
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoRAConfig = LoRAConfig()
+    train_layers: int = 0
+    """Train only so many upper layers and the final norm; 0: all. The reference is then the frozen
+    model, without a second copy, as it is with lora."""
     steps: int = 40
     """Training steps: one batch of completions each."""
     seed: int = 0
@@ -93,7 +99,13 @@ class OnPolicyExperiment:
             )
         if self.eval_every and not self.eval_prompts:
             raise ValueError("eval_every needs eval_prompts above 0")
+        make_trainable(self.lora, self.train_layers)
         algorithm = self.algorithm
+        if algorithm.ref_sync_every and (self.lora.rank or self.train_layers):
+            raise ValueError(
+                f"ref_sync_every {algorithm.ref_sync_every} moves the reference, which with lora "
+                "or train_layers is the frozen model itself: set it to 0, or train all parameters"
+            )
         if algorithm.truncate_token is not None and (
             algorithm.truncate_after >= self.sampling.max_new_tokens
         ):

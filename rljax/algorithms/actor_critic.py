@@ -28,7 +28,7 @@ from rljax.types import Completions, Prompts, Rollout, TrainState
 Params = dict[str, Any]
 Act = Callable[[Params, Prompts, jax.Array], Completions]
 Compose = Callable[[Params, Params], Params]
-"""(trained part, frozen base) -> parameters of a whole model."""
+"""(frozen base, trained part) -> parameters of a whole model."""
 
 
 def init_state(
@@ -38,10 +38,12 @@ def init_state(
     *,
     critic: Literal["shared", "separate", "none"],
     kl_coef: jax.Array,
+    base: Params | None = None,
 ) -> TrainState:
     """Make the state before the first step; reference and separate critic start as the policy.
 
-    The value head is zero (Ziegler et al. 2019, code), so that values start at 0.
+    base: the frozen parameters where `policy` is only a part; they are the reference. The value
+    head is zero (Ziegler et al. 2019, code), so that values start at 0.
     """
     head = init_value_head(hidden_size)
     params: Params = {"policy": policy}
@@ -51,7 +53,7 @@ def init_state(
         params["critic"] = {"trunk": jax.tree.map(jnp.copy, policy), "value_head": head}
     return TrainState(
         params=params,
-        ref_params=jax.tree.map(jnp.copy, policy),
+        ref_params=jax.tree.map(jnp.copy, policy) if base is None else base,
         opt_state=optimizer.init(params),
         kl_coef=kl_coef,
         score_moments=init_running_moments(),
@@ -61,10 +63,10 @@ def init_state(
 
 def complete_params(compose: Compose, params: Params, base: Params) -> Params:
     """Give policy and critic all of their parameters: what is trained, over the frozen base."""
-    whole = params | {"policy": compose(params["policy"], base)}
+    whole = params | {"policy": compose(base, params["policy"])}
     if "critic" in params:
         critic = params["critic"]
-        whole["critic"] = critic | {"trunk": compose(critic["trunk"], base)}
+        whole["critic"] = critic | {"trunk": compose(base, critic["trunk"])}
     return whole
 
 

@@ -176,7 +176,7 @@ def make_update(
     sampling: SamplingConfig,
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
-    compose: Compose = lambda policy, base: policy,
+    compose: Compose = lambda base, policy: policy,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 

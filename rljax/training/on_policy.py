@@ -28,6 +28,7 @@ from rljax.experiment import OnPolicyExperiment
 from rljax.kl import make_kl_controller
 from rljax.models import make_model
 from rljax.models.flops import forward_flops
+from rljax.models.trainable import make_trainable
 from rljax.rollout.agreement import check_ratio, check_start_kl
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
@@ -88,7 +89,8 @@ class OnPolicy:
             config.optimizer, num_steps=config.steps, updates_per_step=updates
         )
         self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
-        self._compile(make_update, lambda policy, base: policy)
+        self.trainable = make_trainable(config.lora, config.train_layers)
+        self._compile(make_update, self.trainable.compose)
 
     def _compile(self, make_update: Callable[..., Any], compose: Compose) -> None:
         """Build the functions of a step; `jit` and donation stand here."""
@@ -140,12 +142,16 @@ class OnPolicy:
 
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
+        params = self.pretrained.params
+        policy, base = self.trainable.split(params, jax.random.key(self.config.seed))
+        whole = policy is base
         return init_state(
-            self.pretrained.params,
+            policy if whole else jax.tree.map(jnp.copy, policy),
             self.model.config.hidden_size,
             self.optimizer,
             critic=self.critic,
             kl_coef=make_kl_controller(self.algorithm.kl).init(),
+            base=None if whole else base,
         )
 
     def saved_part(self, state: TrainState) -> TrainState:
