@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from rljax.algorithms.dpo import DPOConfig
 from rljax.algorithms.ppo import PPOConfig
+from rljax.algorithms.reward_model import RewardModelConfig
 from rljax.algorithms.sft import SFTConfig
 from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
+from rljax.tasks.preferences import PreferenceConfig
 from rljax.training.optimizer import OptimizerConfig
 
 
@@ -187,3 +190,42 @@ class PretrainExperiment(TextExperiment):
                 f"data.sequence_length {self.data.sequence_length} is more than "
                 f"architecture.context_length {self.architecture.context_length}"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class _PreferenceData(SupervisedExperiment):
+    """A stage that learns from preferences."""
+
+    data: PreferenceConfig = PreferenceConfig()
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.judges and self.data.held_out_fraction == 0:
+            raise ValueError(
+                "evaluation needs held-out prompts: set data.held_out_fraction above 0, or "
+                "eval_batches to 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceExperiment(_PreferenceData):
+    """DPO and its relatives on preferences."""
+
+    dpo: DPOConfig = DPOConfig()
+    reference: str | None = None
+    """The model that log-ratios are relative to, with the policy's tokenizer; None: model.source,
+    the policy as it starts. Read once, before training."""
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.reference is not None and not self.dpo.needs_reference:
+            raise ValueError(f"reference is set, but dpo.loss {self.dpo.loss!r} reads none")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardExperiment(_PreferenceData):
+    """A reward model on preferences, rankings, scores or labels."""
+
+    reward_model: RewardModelConfig = RewardModelConfig()

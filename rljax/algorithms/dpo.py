@@ -17,7 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.algorithms.learner import Metrics, Params, Update, make_single_update
+from rljax.algorithms.learner import (
+    Compose,
+    Metrics,
+    Params,
+    Update,
+    make_single_update,
+    policy_of,
+)
 from rljax.models.transformer import Model
 from rljax.preference_losses import (
     dpo_loss,
@@ -34,17 +41,9 @@ from rljax.rollout.scoring import Score, make_score
 from rljax.tasks.preference_batches import PreferenceBatch, flat_rows
 from rljax.types import SupervisedState
 
-Compose = Callable[[Params], Params]
-"""What is trained -> the policy's parameters."""
-
 MEANS = ("ipo", "orpo", "simpo")
 """Losses that read log-probs per token."""
 REFERENCE_FREE = ("orpo", "simpo")
-
-
-def policy_of(params: Params) -> Params:
-    """Return the policy's parameters: the one place that knows where they are."""
-    return params["policy"]
 
 
 # ------------------------------------------------------------------------------------ Config

@@ -31,10 +31,9 @@ from rljax.tasks.preferences import (
 )
 from rljax.tasks.prompts import (
     Tokenizer,
-    encode_chat,
+    encode_prompts,
     encode_texts,
     pad_prompts,
-    special_prefix,
     text_fraction,
 )
 from rljax.tasks.sources import DataError
@@ -175,17 +174,6 @@ class Encoder(NamedTuple):
 
 
 # ----------------------------------------------------------------------------------- Tokenising
-
-
-def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], *, chat: bool) -> list[list[int]]:
-    """Encode prompts as generation sees them: after what the tokenizer puts before a text, or in
-    the chat template."""
-    if chat:
-        return [encode_chat(tokenizer, text, None) for text in texts]
-    prefix = special_prefix(tokenizer)
-    encoded = encode_texts(tokenizer, texts)
-    # A prompt without a single token cannot be scored; a text has at least one.
-    return [prefix + tokens for tokens in encoded]
 
 
 def _encode(

@@ -44,7 +44,8 @@ class TaskConfig:
     held_out_fraction: float = 0.1
     """Share of the prompts, chosen by a hash of their text, that is kept for evaluation."""
     reward: str = "sentiment"
-    """'sentiment' (VADER compound of the completion, in [-1, 1]), 'package.module:function', or
+    """'sentiment' (VADER compound of the completion, in [-1, 1]), 'model:DIRECTORY' (a learned
+    reward model, or the run that trained it), 'package.module:function', or
     'path/to/file.py:function'."""
 
     def __post_init__(self) -> None:
