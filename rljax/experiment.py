@@ -10,8 +10,10 @@ from typing import Literal
 
 from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.distillation import DistillConfig
+from rljax.algorithms.dpo import DPOConfig
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
+from rljax.algorithms.reward_model import RewardModelConfig
 from rljax.algorithms.sft import SFTConfig
 from rljax.models.lora import LoRAConfig
 from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
@@ -19,6 +21,7 @@ from rljax.models.trainable import make_trainable
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
+from rljax.tasks.preferences import PreferenceConfig
 from rljax.training.optimizer import OptimizerConfig
 
 
@@ -283,3 +286,42 @@ class DistillExperiment(SupervisedExperiment):
                 "the flags of sampling are those of the student's own batches: they need "
                 "distill.on_policy_fraction above 0"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class _PreferenceData(SupervisedExperiment):
+    """A stage that learns from preferences."""
+
+    data: PreferenceConfig = PreferenceConfig()
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.judges and self.data.held_out_fraction == 0:
+            raise ValueError(
+                "evaluation needs held-out prompts: set data.held_out_fraction above 0, or "
+                "eval_batches to 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceExperiment(_PreferenceData):
+    """DPO and its relatives on preferences."""
+
+    dpo: DPOConfig = DPOConfig()
+    reference: str | None = None
+    """The model that log-ratios are relative to, with the policy's tokenizer; None: model.source,
+    the policy as it starts. Read once, before training."""
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.reference is not None and not self.dpo.needs_reference:
+            raise ValueError(f"reference is set, but dpo.loss {self.dpo.loss!r} reads none")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardExperiment(_PreferenceData):
+    """A reward model on preferences, rankings, scores or labels."""
+
+    reward_model: RewardModelConfig = RewardModelConfig()

@@ -15,9 +15,16 @@ Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]
 """(trained parameters, frozen ones, minibatch) -> loss, metrics."""
+Compose = Callable[[Params], Params]
+"""What is trained -> the parameters of the policy (of a reward model: of its trunk)."""
 
 MAXIMA = ("policy/ratio_max", "health/sampler_logprob_gap")
 """Metrics of parts that combine by their maximum; all others add up."""
+
+
+def policy_of(params: Params) -> Params:
+    """Return the policy's parameters as they stand among what is trained."""
+    return params["policy"]
 
 
 class Learn(Protocol):

@@ -13,19 +13,25 @@ BUILT_IN = {
     "sentiment": "rljax.rewards.sentiment:vader_compound",
     "exact_match": "rljax.rewards.rules:exact_match",
 }
+MODEL = "model:"
 FORMS = (
-    f"a reward is one of {sorted(BUILT_IN)}, 'package.module:function', "
-    "or 'path/to/file.py:function'"
+    f"a reward is one of {sorted(BUILT_IN)}, 'model:DIRECTORY' (a reward model, or a run that "
+    "trained one), 'package.module:function', or 'path/to/file.py:function'"
 )
 
 
 def load_reward(spec: str) -> Reward:
     """Load the reward that `spec` names.
 
-    A built-in name, `package.module:function`, or `path/to/file.py:function`; the function is a
-    text reward, or a `TokenReward`. Raises RewardError, which names the spec, when the module or
+    A built-in name, `model:DIRECTORY` for a learned reward model (see `rewards.learned`),
+    `package.module:function`, or `path/to/file.py:function`; the function is a text reward, or a
+    `TokenReward`. Raises RewardError, which names the spec, when the module or
     file is missing or fails to import, has no such name, or holds something that is not callable.
     """
+    if spec.startswith(MODEL):
+        from rljax.rewards.learned import load_learned_reward  # models: only where they are used
+
+        return load_learned_reward(spec.removeprefix(MODEL))
     source, colon, name = BUILT_IN.get(spec, spec).rpartition(":")
     if not colon or not source or not name:
         raise RewardError(f"unknown reward {spec!r}: {FORMS}")

@@ -13,6 +13,7 @@ class Role(enum.IntEnum):
     SAMPLING = 0
     SHUFFLING = 1
     EVALUATION = 2
+    INITIALISATION = 3
 
 
 def role_key(seed: int, role: Role, step: int = 0) -> jax.Array:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rljax.models.heads import score_sequences
 from rljax.models.transformer import Model
 from rljax.rollout.chunks import map_rows
 from rljax.rollout.distribution import SamplingConfig, distribution_logits
@@ -43,6 +44,15 @@ def completion_hidden(
     tokens = jnp.concatenate([prompts.tokens, completions.tokens], axis=1)[:, :-1]
     mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)[:, :-1]
     return model.hidden(params, tokens, mask)[:, prompts.tokens.shape[1] - 1 :]
+
+
+def reward_scores(
+    model: Model, params: Params, head: Params, prompts: Prompts, completions: Completions
+) -> jax.Array:
+    """Read a reward head at the last token of each completion: [B] float32."""
+    tokens = jnp.concatenate([prompts.tokens, completions.tokens], axis=1)
+    mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
+    return score_sequences(head, model.hidden(params, tokens, mask), mask)
 
 
 def make_score(

@@ -202,6 +202,17 @@ def encode_chat(tokenizer: Tokenizer, text: str, system_prompt: str | None) -> l
     return tokenizer.encode(rendered, add_special_tokens=False)
 
 
+def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], *, chat: bool) -> list[list[int]]:
+    """Encode prompts as a model sees them: after the tokenizer's special tokens, or in its chat.
+
+    Raises DataError where there is no chat template.
+    """
+    if chat:
+        return [encode_chat(tokenizer, text, None) for text in texts]
+    prefix = special_prefix(tokenizer)
+    return [prefix + tokens for tokens in encode_texts(tokenizer, texts)]
+
+
 def text_fraction(text: str) -> float:
     """Map a text to a number in [0, 1) that depends on nothing else (SHA-256)."""
     digest = hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).digest()

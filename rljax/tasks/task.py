@@ -55,8 +55,8 @@ class TaskConfig:
     """Share of the prompts, chosen by a hash of their text, that is kept for evaluation."""
     reward: str | tuple[str, ...] = "sentiment"
     """'sentiment' (VADER compound of the completion, in [-1, 1]), 'exact_match' (1 where its first
-    line is the record's `answer`), 'package.module:function', or 'path/to/file.py:function';
-    several are added up."""
+    line is the record's `answer`), 'model:DIRECTORY' (a learned reward model, or the run that
+    trained it), 'package.module:function', or 'path/to/file.py:function'; several are added up."""
     reward_weights: tuple[float, ...] | None = None
     """One factor for each reward; 0 only logs it. None: 1 for each."""
     reward_workers: int = 0

@@ -1,0 +1,186 @@
+"""The learner of DPO and its relatives, and what it shares with that of reward models."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rljax.algorithms import dpo
+from rljax.algorithms.learner import init_supervised
+from rljax.errors import UserError
+from rljax.experiment import PreferenceExperiment, SupervisedExperiment
+from rljax.models import Model, Pretrained, make_model
+from rljax.tasks.preference_batches import (
+    Encoder,
+    PreferenceData,
+    PreferenceSet,
+    make_preferences,
+    with_mismatched,
+)
+from rljax.tasks.preference_forms import Form
+from rljax.tasks.preferences import PreferenceConfig
+from rljax.tasks.sources import DataError
+from rljax.training.compilation import announce
+from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.policies import load_model
+from rljax.training.supervised import Learner
+
+REFERENCE_FILE = "reference_{}.npz"
+
+
+def build_model(experiment: SupervisedExperiment, pretrained: Pretrained) -> Model:
+    """Build the functions of a model as the flags want them."""
+    flags = experiment.model
+    return make_model(pretrained.model.config, remat=flags.remat, scan_layers=flags.scan_layers)
+
+
+def load_preferences(
+    config: PreferenceConfig, form: Form, pretrained: Pretrained, margin_scale: float
+) -> PreferenceData:
+    """Read preferences for a model.
+
+    Raises DataError where margins are wanted and not every pair has one.
+    """
+    encoder = Encoder(
+        pretrained.tokenizer,
+        pretrained.eos_token_ids,
+        pretrained.pad_token_id,
+        pretrained.model.config.context_length,
+    )
+    data = make_preferences(config, form, encoder)
+    if margin_scale and not data.has_margins:
+        raise DataError(
+            f"margin_scale is {margin_scale}, but not every pair of {config.source} has a margin: "
+            "give `margin` or scores, or set it to 0"
+        )
+    return data
+
+
+def make_rate(experiment: SupervisedExperiment) -> tuple[Any, Callable[[jax.Array], jax.Array]]:
+    """Build the optimizer, and step -> learning rate."""
+    config = experiment.optimizer
+    schedule = make_schedule(config, num_steps=experiment.steps)
+    return (
+        make_optimizer(config, num_steps=experiment.steps),
+        lambda step: config.learning_rate * schedule(step),
+    )
+
+
+def held_out_batches(data: PreferenceData, batch_size: int) -> Callable[[], Any]:
+    def batches() -> Any:
+        return data.held_out.batches(batch_size) if data.held_out is not None else ()
+
+    return batches
+
+
+# ------------------------------------------------------------------------------------------ DPO
+
+
+def fill_reference(
+    side: PreferenceSet,
+    log_probs: Callable[[Any], jax.Array],
+    batch_size: int,
+    cache: Path,
+    limit: int | None = None,
+) -> PreferenceSet:
+    """Put the reference's log-probs into a set, from `cache` if that holds those of this data.
+
+    log_probs: batch -> [B, K]. limit: batches to compute, None: all; the rest stays NaN.
+    """
+    count = len(side) if limit is None else min(len(side), limit * batch_size)
+    found = _cached(cache, side.digest(), count)
+    if found is None:
+        found = np.full(side.rows.ref_log_probs.shape, np.nan, np.float32)
+        for index, batch in enumerate(side.batches(batch_size)):
+            start = index * batch_size
+            if start >= count:
+                break
+            with announce("the reference's scoring"):
+                made = np.asarray(log_probs(batch))
+            found[start : start + batch_size] = made[: len(side) - start]
+        temporary = cache.with_name(f".{cache.name}")
+        np.savez(temporary, digest=side.digest(), log_probs=found)
+        temporary.replace(cache)
+    return dataclasses.replace(side, rows=side.rows._replace(ref_log_probs=found))
+
+
+def _cached(cache: Path, digest: str, count: int) -> np.ndarray | None:
+    """Read log-probs that were kept, if they are of this data and enough."""
+    if not cache.exists():
+        return None
+    with np.load(cache) as saved:
+        if str(saved["digest"]) != digest or np.isnan(saved["log_probs"][:count]).any():
+            return None
+        return saved["log_probs"]
+
+
+def prepare_preferences(
+    experiment: PreferenceExperiment, pretrained: Pretrained, directory: Path
+) -> PreferenceData:
+    """Read the preferences, and what the reference thinks of them where the loss wants to know.
+
+    directory: the run's, where the log-probs are kept for when the run goes on.
+    """
+    config = experiment.dpo
+    data = load_preferences(experiment.data, config.form, pretrained, config.margin_scale)
+    print(data.summary)
+    score = dpo.make_preference_score(build_model(experiment, pretrained), config.score_rows)
+    compiled = jax.jit(lambda params, batch: dpo.sequence_log_probs(score, params, batch))
+    reference = pretrained
+    if experiment.reference is not None:
+        reference = load_model(experiment.reference, experiment.model.dtype)
+        check_reference(pretrained, reference)
+
+    def filled(side: PreferenceSet, name: str, limit: int | None) -> PreferenceSet:
+        if config.loss == "kto":
+            side = with_mismatched(side)
+        if not config.needs_reference:
+            return side
+        cache = directory / REFERENCE_FILE.format(name)
+        return fill_reference(
+            side, lambda batch: compiled(reference.params, batch), config.batch_size, cache, limit
+        )
+
+    train = filled(data.train, "train", None)
+    held_out = data.held_out
+    if held_out is not None:
+        held_out = filled(held_out, "held_out", experiment.eval_batches)
+    return data._replace(train=train, held_out=held_out)
+
+
+def check_reference(policy: Pretrained, reference: Pretrained) -> None:
+    """Raise UserError unless the reference reads tokens as the policy does."""
+    if policy.model.config != reference.model.config:
+        raise UserError(
+            "--reference must have the policy's architecture: their configurations differ"
+        )
+    if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+        raise UserError("--reference must have the policy's tokenizer: their vocabularies differ")
+
+
+def make_preference_learner(
+    experiment: PreferenceExperiment, pretrained: Pretrained, data: PreferenceData
+) -> Learner:
+    """Put a model and preferences with the reference's log-probs together."""
+    model = build_model(experiment, pretrained)
+    optimizer, learning_rate = make_rate(experiment)
+    config = experiment.dpo
+
+    def finish(means: dict[str, float]) -> dict[str, float]:
+        return means | {"rewards/margin": means["rewards/chosen"] - means["rewards/rejected"]}
+
+    return Learner(
+        init=lambda: init_supervised({"policy": pretrained.params}, optimizer),
+        update=dpo.make_update(model, config, optimizer, learning_rate),
+        evaluate=dpo.make_evaluate(model, config),
+        batch=lambda step: data.train.batch(
+            step, batch_size=config.batch_size, seed=experiment.seed
+        ),
+        eval_batches=held_out_batches(data, config.batch_size),
+        finish=finish,
+    )
