@@ -75,11 +75,15 @@ def sequence_log_ratio(
 ) -> jax.Array:
     """Compute the mean log-ratio of each completion's real tokens, spread to all of them: [B, C].
 
-    Its exponential is GSPO's length-normalised ratio: Zheng et al. 2025, eq. 7
-    (https://arxiv.org/abs/2507.18071).
+    log s_t = sg(mean_u log ratio_u) + log_probs_t - sg(log_probs_t). Its exponential is GSPO's
+    length-normalised ratio in the form of GSPO-token: Zheng et al. 2025, eq. 7 and section 4.3
+    (https://arxiv.org/abs/2507.18071). Each token's gradient goes to its own log-probability,
+    times its own advantage: where a completion's tokens have one advantage and one weight it is
+    the gradient of GSPO, and where they differ (a KL charged on tokens) it is still right.
     """
     mean = masked_mean(log_probs - old_log_probs, mask, axis=1)
-    return jnp.where(mask, mean[:, None], 0)
+    detached = jax.lax.stop_gradient(mean[:, None] - log_probs)
+    return jnp.where(mask, detached + log_probs, 0)
 
 
 def cispo_loss(

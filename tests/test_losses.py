@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.losses import clipped_policy_loss, clipped_value_loss
+from rljax.losses import (
+    cispo_loss,
+    clipped_policy_loss,
+    clipped_value_loss,
+    sequence_log_ratio,
+)
 
 
 def test_clipped_policy_loss_goldens():
@@ -113,3 +118,58 @@ def test_losses_equal_loops():
         assert float(policy_loss[i]) == pytest.approx(-min(gains), rel=1e-4)
         assert bool(policy_clipped[i]) == (gains[1] < gains[0])
     assert 0 < clipped.mean() < 1
+
+
+def test_cispo_by_hand():
+    # ratios 0.5, 1, 2, 8 between bounds 0.8 and 3; advantage 2, log-probs -1
+    ratios = jnp.array([[0.5, 1.0, 2.0, 8.0]])
+    log_probs = jnp.full((1, 4), -1.0)
+    clips = {"clip_eps": 0.2, "clip_eps_high": 2.0}
+
+    def total(x):
+        return cispo_loss(x, jnp.log(ratios) + x - log_probs, jnp.full((1, 4), 2.0), **clips)
+
+    loss, clipped = total(log_probs)
+    np.testing.assert_allclose(loss, [[1.6, 2.0, 4.0, 6.0]], rtol=1e-6)
+    np.testing.assert_array_equal(clipped, [[True, False, False, True]])
+    # the weight has no gradient, and a clipped token keeps its own
+    grad = jax.grad(lambda x: total(x)[0].sum())(log_probs)
+    np.testing.assert_allclose(grad, [[-1.6, -2.0, -4.0, -6.0]], rtol=1e-6)
+    alike, _ = cispo_loss(log_probs, jnp.log(ratios), jnp.full((1, 4), 2.0), clip_eps=0.2)
+    np.testing.assert_allclose(alike, [[1.6, 2.0, 2.4, 2.4]], rtol=1e-6)
+
+
+def test_sequence_ratio_is_the_geometric_mean_with_the_gradient_of_gspo():
+    rng = np.random.default_rng(0)
+    log_probs, old = jnp.asarray(-rng.uniform(size=(2, 3, 4)), jnp.float32)
+    lengths = np.array([4, 2, 0])
+    mask = jnp.arange(4) < lengths[:, None]
+    advantages = jnp.array([1.5, -2.0, 3.0])
+    got = sequence_log_ratio(log_probs, old, mask)
+    for row, length in enumerate(lengths):
+        ratios = np.exp(np.asarray(log_probs - old))[row, :length]
+        mean = np.prod(ratios) ** (1 / max(length, 1))
+        np.testing.assert_allclose(np.exp(got[row, :length]), mean, rtol=1e-5)
+    np.testing.assert_array_equal(np.asarray(got)[~np.asarray(mask)], 0)
+
+    def by_token(x):  # the mean over the tokens of each completion
+        losses = advantages[:, None] * jnp.exp(sequence_log_ratio(x, old, mask))
+        return jnp.sum(jnp.where(mask, losses, 0) / jnp.maximum(lengths, 1)[:, None])
+
+    def by_sequence(x):  # A s, s = (pi / pi_old)^(1 / length): eq. 7
+        total = jnp.sum(jnp.where(mask, x - old, 0), axis=1)
+        return jnp.sum(jnp.where(lengths > 0, advantages * jnp.exp(total / lengths), 0))
+
+    np.testing.assert_allclose(
+        jax.grad(by_token)(log_probs),
+        np.nan_to_num(jax.grad(by_sequence)(log_probs)),
+        rtol=1e-5,
+    )
+
+
+def test_sequence_ratio_leaves_each_token_its_own_advantage():
+    """With advantages per token, the gradient of token t is A_t s: GSPO-token, section 4.3."""
+    log_probs, old = jnp.array([[-1.0, -2.0]]), jnp.array([[-1.5, -1.9]])
+    advantages, mask = jnp.array([[1.0, -3.0]]), jnp.ones((1, 2), bool)
+    grad = jax.grad(lambda x: jnp.sum(advantages * jnp.exp(sequence_log_ratio(x, old, mask))))
+    np.testing.assert_allclose(grad(log_probs), advantages * np.exp(0.2), rtol=1e-5)
