@@ -11,6 +11,8 @@ from rljax.training.checkpoint import Checkpoints
 from rljax.training.trained import load_trained
 from tests.experiments.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # whole runs, each with programs of its own to compile
+
 REWARD = """
 def coarse(prompts, completions):
     return [float(sum(text.encode()) % 2) for text in completions]

@@ -154,7 +154,15 @@ def test_impossible_configs_are_refused(changes, word):
         tiny_config(**changes)
 
 
-@pytest.mark.parametrize("name, layers", [("llama", 2), ("gpt2", 3), ("gemma", 5), ("mistral", 3)])
+@pytest.mark.parametrize(
+    "name, layers",
+    [
+        ("llama", 2),
+        pytest.param("gpt2", 3, marks=pytest.mark.slow),
+        pytest.param("gemma", 5, marks=pytest.mark.slow),
+        pytest.param("mistral", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_looped_layers_equal_written_out_ones(name, layers, left_padded):
     tokens, mask = left_padded
     options = OPTIONS[name] | {"num_layers": layers}
