@@ -7,13 +7,13 @@ from rljax.reporting.calibration import calibration
 
 
 def test_by_hand():
-    logits = np.log([3.0, 3.0, 3.0, 1 / 3, 9.0])  # confidence 3/4 four times, 9/10 once
+    logits = np.log([3.0, 3.0, 3.0, 1 / 3, 19.0])  # confidence 3/4 four times, 19/20 once
     found = calibration(logits, [True, True, False, False, True], num_bins=5)
     assert found.accuracy == pytest.approx(4 / 5)
-    assert found.ece == pytest.approx(1 / 5 * 0.1)
+    assert found.ece == pytest.approx(1 / 5 * 0.05)
     assert [b.predictions for b in found.bins] == [0, 0, 4, 0, 1]
     assert found.bins[2] == pytest.approx((0.7, 0.8, 4, 0.75, 0.75))
-    assert found.bins[4] == pytest.approx((0.9, 1.0, 1, 0.9, 1.0))
+    assert found.bins[4] == pytest.approx((0.9, 1.0, 1, 0.95, 1.0))
 
 
 def test_probabilities_that_come_true_are_calibrated_and_doubled_logits_are_not():
