@@ -22,6 +22,8 @@ import numpy as np
 import tyro
 
 from rljax.algorithms.actor_critic import make_act
+from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.errors import UserError
 from rljax.experiment import ModelConfig
@@ -36,7 +38,7 @@ from rljax.reporting.statistics import (
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
-from rljax.tasks import Task, TaskConfig, make_task
+from rljax.tasks import Task, TaskConfig, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, evaluate
 from rljax.training.compilation import announce, enable_compilation_cache
 from rljax.training.config_json import config_to_json
@@ -91,8 +93,12 @@ class Judged(NamedTuple):
 class Judge:
     """The compiled functions that every policy of one shape is judged with."""
 
-    def __init__(self, pretrained: Pretrained, options: Evaluate, rules: PPOConfig) -> None:
-        model, eos = pretrained.model, pretrained.eos_token_ids
+    def __init__(self, pretrained: Pretrained, options: Evaluate, rules: OnPolicyConfig) -> None:
+        model = pretrained.model
+        eos = (
+            *pretrained.eos_token_ids,
+            *stop_token_ids(options.task, pretrained.tokenizer),
+        )
         self.config, self.tokenizer = model.config, pretrained.tokenizer
         self.eos, self.pad = eos, pretrained.pad_token_id
         self.options = options
@@ -152,7 +158,9 @@ def check_vocabulary(policy: Policy, reference: Pretrained, name: str) -> None:
         )
 
 
-def judge_both(options: Evaluate, rules: PPOConfig) -> tuple[Policy, Task, Judged, Judged | None]:
+def judge_both(
+    options: Evaluate, rules: OnPolicyConfig
+) -> tuple[Policy, Task, Judged, Judged | None]:
     """Load and judge the policy, and the reference if there is one."""
     policy = load_policy(options)
     pretrained = policy.pretrained
@@ -183,12 +191,18 @@ def describe(judged: Judged, *, with_kl: bool) -> dict[str, Any]:
     result = judged.evaluation
     return {
         "score": bootstrap_mean(result.scores)._asdict(),
+        "reward_failures": float(result.failures),
         **({"kl": bootstrap_mean(result.kl)._asdict()} if with_kl else {}),
         "length": float(np.mean(result.lengths)),
         "eos_fraction": float(np.mean(judged.ended)),
         **text_statistics(result.completions),
         "most_common_words": most_common_words(result.completions),
     }
+
+
+def number(score: np.floating[Any]) -> float | None:
+    """Return a score; None where the reward failed."""
+    return None if np.isnan(score) else float(score)
 
 
 def side_by_side(after: Judged, before: Judged | None) -> list[dict[str, Any]]:
@@ -200,7 +214,7 @@ def side_by_side(after: Judged, before: Judged | None) -> list[dict[str, Any]]:
             if judged is not None:
                 row[name] = {
                     "completion": judged.evaluation.completions[index],
-                    "score": float(judged.evaluation.scores[index]),
+                    "score": number(judged.evaluation.scores[index]),
                     **({"kl": float(judged.evaluation.kl[index])} if before is not None else {}),
                     "tokens": int(judged.evaluation.lengths[index]),
                     "ended": bool(judged.ended[index]),
@@ -231,6 +245,7 @@ def make_report(
 
 LABELS = {
     "score": "score",
+    "reward_failures": "completions without a score",
     "kl": "KL from reference, nats",
     "length": "tokens",
     "eos_fraction": "share that ends (EOS)",
@@ -272,15 +287,18 @@ def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
     for row in report["completions"][:examples]:
         print(f"\n{row['prompt']!r}")
         for name in names:
-            print(f"  {name:<10}{row[name]['score']:+.2f}  {row[name]['completion']!r}")
+            score = row[name]["score"]
+            shown = "  none" if score is None else f"{score:+.2f}"
+            print(f"  {name:<10}{shown}  {row[name]['completion']!r}")
 
 
-def defaults(run: str) -> tuple[Evaluate, PPOConfig]:
+def defaults(run: str) -> tuple[Evaluate, OnPolicyConfig]:
     """Take from a run its task, sampling, seed and start, as defaults, and its truncation rules.
 
     What runs of its kind do not have (a supervised run has no task) keeps its default here.
     """
-    model, rules = read_part(run, "model", ModelConfig), read_part(run, "ppo", PPOConfig)
+    model = read_part(run, "model", ModelConfig)
+    rules = read_part(run, "ppo", PPOConfig) or read_part(run, "grpo", GRPOConfig)
     scratch = (Path(run).expanduser() / MODEL_FOLDER).is_dir()
     found = {
         "reference": None if model is None or scratch else model.source,
@@ -291,11 +309,11 @@ def defaults(run: str) -> tuple[Evaluate, PPOConfig]:
         "task": read_part(run, "task", TaskConfig) or TaskConfig(),
         "sampling": read_part(run, "sampling", SamplingConfig) or SamplingConfig(),
     }
-    return dataclasses.replace(Evaluate(), **found), rules or PPOConfig()
+    return dataclasses.replace(Evaluate(), **found), rules or OnPolicyConfig()
 
 
 def main(argv: list[str] | None = None) -> None:
-    options, rules = tyro.cli(Evaluate, args=argv, description=__doc__), PPOConfig()
+    options, rules = tyro.cli(Evaluate, args=argv, description=__doc__), OnPolicyConfig()
     with plain_errors():
         if options.run is not None:
             default, rules = defaults(options.run)

@@ -8,11 +8,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.distillation import DistillConfig
 from rljax.algorithms.dpo import DPOConfig
+from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.algorithms.reward_model import RewardModelConfig
 from rljax.algorithms.sft import SFTConfig
+from rljax.models.lora import LoRAConfig
 from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
+from rljax.models.trainable import make_trainable
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
@@ -25,7 +30,8 @@ class ModelConfig:
     """The language model that is the policy, and its reference."""
 
     source: str = "smollm2-135m-instruct"
-    """A Hugging Face directory or hub id, a .gguf file, or a short name."""
+    """A Hugging Face directory or hub id, a .gguf file, a short name, or the directory of a run
+    that has ended, whose last checkpoint is taken."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What parameters are stored and computed in."""
     remat: bool = False
@@ -34,15 +40,22 @@ class ModelConfig:
     """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""
 
 
+CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions")
+"""Fields that may change when a run is resumed."""
+
+
 @dataclasses.dataclass(frozen=True)
-class PPOExperiment:
-    """PPO on a task: model, data, reward, algorithm, optimizer and length of the run."""
+class OnPolicyExperiment:
+    """Training on the policy's own completions: model, data, reward, optimizer and length."""
 
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     sampling: SamplingConfig = SamplingConfig()
-    ppo: PPOConfig = PPOConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoRAConfig = LoRAConfig()
+    train_layers: int = 0
+    """Train only so many upper layers and the final norm; 0: all. The reference is then the frozen
+    model, without a second copy, as it is with lora."""
     steps: int = 40
     """Training steps: one batch of completions each."""
     seed: int = 0
@@ -67,6 +80,11 @@ class PPOExperiment:
     max_start_kl: float | None = 1e-5
     """Largest |KL| in nats per completion from the reference at step 0 in float32. None: off."""
 
+    @property
+    def algorithm(self) -> OnPolicyConfig:
+        """The part of the experiment that is the algorithm's."""
+        raise NotImplementedError
+
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         for name in ("steps", "prompt_multiple", "checkpoint_every", "keep_checkpoints"):
@@ -76,7 +94,7 @@ class PPOExperiment:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.sampling.temperature == 0:
-            raise ValueError("sampling.temperature is 0 (greedy): PPO needs a policy that samples")
+            raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")
         if self.eval_prompts and self.task.held_out_fraction == 0:
             raise ValueError(
                 "eval_prompts needs held-out prompts: set task.held_out_fraction above 0, "
@@ -84,18 +102,62 @@ class PPOExperiment:
             )
         if self.eval_every and not self.eval_prompts:
             raise ValueError("eval_every needs eval_prompts above 0")
+        make_trainable(self.lora, self.train_layers)
+        algorithm = self.algorithm
+        if algorithm.ref_sync_every and (self.lora.rank or self.train_layers):
+            raise ValueError(
+                f"ref_sync_every {algorithm.ref_sync_every} moves the reference, which with lora "
+                "or train_layers is the frozen model itself: set it to 0, or train all parameters"
+            )
+        if algorithm.truncate_token is not None and (
+            algorithm.truncate_after >= self.sampling.max_new_tokens
+        ):
+            raise ValueError(
+                f"truncate_after {algorithm.truncate_after} is beyond the "
+                f"{self.sampling.max_new_tokens} completion tokens: every completion would be "
+                "penalised"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOExperiment(OnPolicyExperiment):
+    """PPO on a task."""
+
+    ppo: PPOConfig = PPOConfig()
+
+    @property
+    def algorithm(self) -> PPOConfig:
+        """The part of the experiment that is the algorithm's."""
+        return self.ppo
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
         if self.ppo.critic_warmup_steps >= self.steps:
             raise ValueError(
                 f"ppo.critic_warmup_steps {self.ppo.critic_warmup_steps} leaves none of the "
                 f"{self.steps} steps for the policy"
             )
-        if self.ppo.truncate_token is not None and (
-            self.ppo.truncate_after >= self.sampling.max_new_tokens
-        ):
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOExperiment(OnPolicyExperiment):
+    """Policy gradients without a critic on a task."""
+
+    grpo: GRPOConfig = GRPOConfig()
+
+    @property
+    def algorithm(self) -> GRPOConfig:
+        """The part of the experiment that is the algorithm's."""
+        return self.grpo
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.grpo.overlong_buffer > self.sampling.max_new_tokens:
             raise ValueError(
-                f"ppo.truncate_after {self.ppo.truncate_after} is beyond the "
-                f"{self.sampling.max_new_tokens} completion tokens: every completion would be "
-                "penalised"
+                f"grpo.overlong_buffer {self.grpo.overlong_buffer} is more than the "
+                f"{self.sampling.max_new_tokens} completion tokens"
             )
 
 
@@ -189,6 +251,40 @@ class PretrainExperiment(TextExperiment):
             raise ValueError(
                 f"data.sequence_length {self.data.sequence_length} is more than "
                 f"architecture.context_length {self.architecture.context_length}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillExperiment(SupervisedExperiment):
+    """Distillation of a teacher into a student, which is `model`."""
+
+    teacher: ModelConfig = ModelConfig()
+    """The model to learn from; it has the student's vocabulary."""
+    data: DocumentConfig = DocumentConfig()
+    distill: DistillConfig = DistillConfig()
+    sampling: SamplingConfig = SamplingConfig(temperature=1.0)
+    """How the student samples its own batches."""
+    prompt_multiple: int = 16
+    """Prompts of sampled batches are left-padded to a multiple of this many tokens."""
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.prompt_multiple < 1:
+            raise ValueError(f"prompt_multiple is {self.prompt_multiple}; it must be at least 1")
+        if self.judges and self.data.held_out_fraction == 0:
+            raise ValueError(
+                "evaluation needs held-out records: set data.held_out_fraction above 0, or "
+                "eval_batches to 0"
+            )
+        if self.teacher.remat:
+            raise ValueError("teacher.remat saves memory in a backward pass; the teacher has none")
+        if self.distill.on_policy_fraction == 0 and (
+            self.sampling != SamplingConfig(temperature=1.0)
+        ):
+            raise ValueError(
+                "the flags of sampling are those of the student's own batches: they need "
+                "distill.on_policy_fraction above 0"
             )
 
 

@@ -8,6 +8,8 @@ sides there (0, say), so that the ratio is 1.
 import jax
 import jax.numpy as jnp
 
+from rljax.masking import masked_mean
+
 
 def clipped_policy_loss(
     log_probs: jax.Array,
@@ -66,3 +68,34 @@ def clipped_value_loss(
     near = jnp.clip(values, old_values - value_clip_eps, old_values + value_clip_eps)
     near_error = jnp.square(near - returns)
     return 0.5 * jnp.maximum(squared_error, near_error), near_error > squared_error
+
+
+def sequence_log_ratio(
+    log_probs: jax.Array, old_log_probs: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Compute the mean log-ratio of each completion's real tokens, spread to all of them: [B, C].
+
+    Its exponential is GSPO's length-normalised ratio: Zheng et al. 2025, eq. 7
+    (https://arxiv.org/abs/2507.18071).
+    """
+    mean = masked_mean(log_probs - old_log_probs, mask, axis=1)
+    return jnp.where(mask, mean[:, None], 0)
+
+
+def cispo_loss(
+    log_probs: jax.Array,
+    log_ratio: jax.Array,
+    advantages: jax.Array,
+    *,
+    clip_eps: float,
+    clip_eps_high: float | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Compute -sg(clip(ratio, 1 - clip_eps, 1 + clip_eps_high)) A log_probs: CISPO.
+
+    The clip bounds the weight of a token and never takes its gradient away. MiniMax-M1, 2025, eq. 4
+    (https://arxiv.org/abs/2506.13585). Returns the loss, and where the weight was clipped.
+    """
+    high = clip_eps if clip_eps_high is None else clip_eps_high
+    ratio = jnp.exp(log_ratio)
+    weight = jax.lax.stop_gradient(jnp.clip(ratio, 1 - clip_eps, 1 + high))
+    return -weight * advantages * log_probs, weight != ratio

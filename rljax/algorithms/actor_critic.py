@@ -1,7 +1,9 @@
 """Policy and critic as parameters: the first state, acting, and values.
 
 params is {"policy": ..., "value_head": ...} where the critic shares the policy's trunk, and
-{"policy": ..., "critic": {"trunk": ..., "value_head": ...}} where it has its own.
+{"policy": ..., "critic": {"trunk": ..., "value_head": ...}} where it has its own. "policy" and
+"trunk" may be less than a model's parameters (adapters, upper layers): `complete_params` adds the
+rest.
 
 B sequences, C completion slots, D hidden.
 """
@@ -25,6 +27,8 @@ from rljax.types import Completions, Prompts, Rollout, TrainState
 
 Params = dict[str, Any]
 Act = Callable[[Params, Prompts, jax.Array], Completions]
+Compose = Callable[[Params, Params], Params]
+"""(frozen base, trained part) -> parameters of a whole model."""
 
 
 def init_state(
@@ -32,27 +36,51 @@ def init_state(
     hidden_size: int,
     optimizer: optax.GradientTransformation,
     *,
-    critic: Literal["shared", "separate"],
+    critic: Literal["shared", "separate", "none"],
     kl_coef: jax.Array,
+    base: Params | None = None,
 ) -> TrainState:
     """Make the state before the first step; reference and separate critic start as the policy.
 
-    The value head is zero (Ziegler et al. 2019, code), so that values start at 0.
+    base: the frozen parameters where `policy` is only a part; they are the reference. The value
+    head is zero (Ziegler et al. 2019, code), so that values start at 0.
     """
     head = init_value_head(hidden_size)
     params: Params = {"policy": policy}
     if critic == "shared":
         params["value_head"] = head
-    else:
+    elif critic == "separate":
         params["critic"] = {"trunk": jax.tree.map(jnp.copy, policy), "value_head": head}
     return TrainState(
         params=params,
-        ref_params=jax.tree.map(jnp.copy, policy),
+        ref_params=jax.tree.map(jnp.copy, policy) if base is None else base,
         opt_state=optimizer.init(params),
         kl_coef=kl_coef,
         score_moments=init_running_moments(),
         step=jnp.int32(0),
     )
+
+
+def complete_params(compose: Compose, params: Params, base: Params) -> Params:
+    """Give policy and critic all of their parameters: what is trained, over the frozen base."""
+    whole = params | {"policy": compose(base, params["policy"])}
+    if "critic" in params:
+        critic = params["critic"]
+        whole["critic"] = critic | {"trunk": compose(base, critic["trunk"])}
+    return whole
+
+
+def sync_reference(state: TrainState, mix: float) -> TrainState:
+    """Move the reference towards the policy: (1 - mix) ref + mix policy (TR-DPO, soft update).
+
+    Gorbatovski et al. 2024 (https://arxiv.org/abs/2404.09656).
+    """
+    moved = jax.tree.map(
+        lambda ref, policy: (1 - mix) * ref + mix * policy,
+        state.ref_params,
+        state.params["policy"],
+    )
+    return state._replace(ref_params=moved)
 
 
 def critic_values(

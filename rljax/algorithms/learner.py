@@ -13,7 +13,8 @@ from rljax.types import SupervisedState
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
-Loss = Callable[[Params, Any], tuple[jax.Array, Metrics]]
+Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]
+"""(trained parameters, frozen ones, minibatch) -> loss, metrics."""
 Compose = Callable[[Params], Params]
 """What is trained -> the parameters of the policy (of a reward model: of its trunk)."""
 
@@ -30,6 +31,7 @@ class Learn(Protocol):
     def __call__(
         self,
         carry: tuple[Params, Any],
+        frozen: Any,
         batch: Any,
         prepare: Callable[[Any], Any],
         key: jax.Array,
@@ -45,23 +47,24 @@ def make_learner(
     num_minibatches: int,
     parts: int,
 ) -> Learn:
-    """Build learn((params, opt_state), batch, prepare, key) -> (params, opt_state), metrics [U].
+    """Build learn((params, opt_state), frozen, batch, prepare, key) -> the former, metrics [U].
 
-    batch: a pytree whose leaves lead with B sequences. Each epoch shuffles them anew with `key`
-    into minibatches; prepare(minibatch) computes on the whole minibatch what the loss reads
-    (whitening, weights), before it is split into `parts` whose gradients are added. Metrics come
-    back per optimizer update, U = num_epochs x num_minibatches, with `optim/grad_norm` among them.
-    policy_factor: scales gradients and updates of params["policy"] (0: it stands still); None: 1.
+    frozen: parameters that the loss reads and nothing changes. batch: a pytree whose leaves lead
+    with B sequences. Each epoch shuffles them anew with `key` into minibatches; prepare(minibatch)
+    computes on the whole minibatch what the loss reads (whitening, weights), before it is split
+    into `parts` whose gradients are added. Metrics come back per optimizer update,
+    U = num_epochs x num_minibatches, with `optim/grad_norm` among them. policy_factor: scales
+    gradients and updates of params["policy"] (0: it stands still); None: 1.
     """
     grad_fn = jax.grad(loss, has_aux=True)
 
-    def gradients(params: Params, minibatch: Any) -> tuple[Params, Metrics]:
+    def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
         if parts == 1:
-            return grad_fn(params, minibatch)
+            return grad_fn(params, frozen, minibatch)
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)
 
         def add(total: Params, part: Any) -> tuple[Params, Metrics]:
-            grads, metrics = grad_fn(params, part)
+            grads, metrics = grad_fn(params, frozen, part)
             return jax.tree.map(jnp.add, total, grads), metrics
 
         grads, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
@@ -69,6 +72,7 @@ def make_learner(
 
     def learn(
         carry: tuple[Params, Any],
+        frozen: Any,
         batch: Any,
         prepare: Callable[[Any], Any],
         key: jax.Array,
@@ -77,7 +81,7 @@ def make_learner(
         def one(carry: tuple[Params, Any], rows: jax.Array) -> Any:
             params, opt_state = carry
             minibatch = prepare(jax.tree.map(lambda x: jnp.asarray(x)[rows], batch))
-            grads, metrics = gradients(params, minibatch)
+            grads, metrics = gradients(params, frozen, minibatch)
             if policy_factor is not None:
                 grads = grads | {"policy": _scale(grads["policy"], policy_factor)}
             metrics["optim/grad_norm"] = optax.global_norm(grads)
@@ -110,7 +114,7 @@ def init_supervised(params: Params, optimizer: optax.GradientTransformation) -> 
 
 
 def make_single_update(
-    loss: Loss,
+    loss: Callable[[Params, Any], tuple[jax.Array, Metrics]],
     prepare: Callable[[Any], Any],
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
@@ -122,12 +126,20 @@ def make_single_update(
     prepare and parts: as `make_learner`'s. learning_rate: step -> rate, reported as
     `optim/learning_rate`.
     """
-    learn = make_learner(loss, optimizer, num_epochs=1, num_minibatches=1, parts=parts)
+    learn = make_learner(
+        lambda params, _, batch: loss(params, batch),
+        optimizer,
+        num_epochs=1,
+        num_minibatches=1,
+        parts=parts,
+    )
 
     def update(
         state: SupervisedState, batch: Any, key: jax.Array
     ) -> tuple[SupervisedState, Metrics]:
-        (params, opt_state), metrics = learn((state.params, state.opt_state), batch, prepare, key)
+        (params, opt_state), metrics = learn(
+            (state.params, state.opt_state), None, batch, prepare, key
+        )
         report = {name: values[0] for name, values in metrics.items()}
         report["optim/learning_rate"] = learning_rate(state.step)
         return SupervisedState(params, opt_state, state.step + 1), report

@@ -10,54 +10,67 @@ import jax.numpy as jnp
 from rljax.algorithms.learner import MAXIMA, Metrics
 from rljax.kl import kl_estimate
 from rljax.masking import is_any_of, masked_mean, masked_std, masked_var
-from rljax.types import Rollout
+from rljax.types import Completions, Rollout
 
 
 def rollout_kl(rollout: Rollout) -> jax.Array:
-    """Estimate KL(policy || reference) by k1: mean over the batch of nats per completion."""
+    """Estimate KL(policy || reference) by k1: mean over completions of nats per completion."""
     completions = rollout.completions
     k1 = kl_estimate(completions.log_probs, rollout.ref_log_probs, "k1")
-    return jnp.mean(jnp.sum(jnp.where(completions.mask, k1, 0), axis=1))
+    total = jnp.sum(jnp.where(completions.mask, k1, 0), axis=1)
+    return masked_mean(total, jnp.any(completions.mask, axis=1))
 
 
 def rollout_metrics(
     rollout: Rollout,
     scores: jax.Array,
+    good: jax.Array,
     final: jax.Array,
     rewards: jax.Array,
     advantages: jax.Array,
-    returns: jax.Array,
     eos_token_ids: Sequence[int],
 ) -> Metrics:
     """Describe a batch before it is learnt from; every mean is over real tokens or completions.
 
-    scores [B]: as the reward gave them; final [B]: after scaling and penalties; rewards,
-    advantages, returns [B, C].
+    scores [B]: as the reward gave them; good [B]: where it did not fail; final [B]: after scaling
+    and penalties; rewards, advantages [B, C].
     """
     completions, mask = rollout.completions, rollout.completions.mask
     ended = jnp.any(is_any_of(completions.tokens, eos_token_ids) & mask, axis=1)
     full = jnp.all(mask, axis=1) & ~ended
     totals = jnp.sum(rewards, axis=1)
-    spread = masked_var(returns, mask)
-    errors = masked_var(returns - completions.values, mask)
-    explained = jnp.where(spread > 0, 1 - errors / jnp.maximum(spread, 1e-12), 0)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return masked_mean(x.astype(jnp.float32), good)
+
     return {
-        "objective/kl": rollout_kl(rollout),
-        "objective/entropy": -jnp.mean(jnp.sum(completions.log_probs, axis=1)),
-        "objective/scores": jnp.mean(scores),
-        "objective/scores_std": jnp.std(scores),
-        "objective/score_total": jnp.mean(totals),
-        "objective/non_score_reward": jnp.mean(totals - final),
+        "objective/entropy": -mean(jnp.sum(completions.log_probs, axis=1)),
+        "objective/scores": mean(scores),
+        "objective/scores_std": masked_std(scores, good),
+        "objective/score_total": mean(totals),
+        "objective/non_score_reward": mean(totals - final),
         "advantages/mean": masked_mean(advantages, mask),
         "advantages/std": masked_std(advantages, mask),
+        "completion/length": mean(jnp.sum(mask, axis=1)),
+        "completion/eos_fraction": mean(ended),
+        "completion/truncated_fraction": mean(full),
+        "health/zero_advantage_fraction": masked_mean((advantages == 0).astype(jnp.float32), mask),
+        "health/reward_failures": jnp.sum(~good),
+    }
+
+
+def value_metrics(completions: Completions, returns: jax.Array) -> Metrics:
+    """Describe how well the critic foresaw the returns [B, C] of a batch."""
+    mask = completions.mask
+    spread = masked_var(returns, mask)
+    errors = masked_var(returns - completions.values, mask)
+    return {
         "value/mean": masked_mean(completions.values, mask),
         "value/returns_mean": masked_mean(returns, mask),
         "value/returns_var": spread,
-        "value/explained_variance": explained,
-        "completion/length": jnp.mean(jnp.sum(mask, axis=1).astype(jnp.float32)),
-        "completion/eos_fraction": jnp.mean(ended.astype(jnp.float32)),
-        "completion/truncated_fraction": jnp.mean(full.astype(jnp.float32)),
-        "health/zero_advantage_fraction": masked_mean((advantages == 0).astype(jnp.float32), mask),
+        "value/explained_variance": jnp.where(
+            spread > 0, 1 - errors / jnp.maximum(spread, 1e-12), 0
+        ),
     }
 
 

@@ -18,21 +18,15 @@ import jax.numpy as jnp
 import optax
 
 from rljax.advantages import gae
-from rljax.algorithms.actor_critic import critic_values
+from rljax.algorithms.actor_critic import Compose, complete_params, critic_values
+from rljax.algorithms.batch import OnPolicyConfig, drop_failed, final_scores, loss_weights
 from rljax.algorithms.learner import Metrics, make_learner
-from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
-from rljax.kl import KLConfig, make_kl_controller
+from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics, value_metrics
+from rljax.kl import make_kl_controller
 from rljax.losses import clipped_policy_loss, clipped_value_loss
-from rljax.masking import LossAggregation, masked_whiten, token_weights, weighted_loss
+from rljax.masking import masked_whiten, token_weights, weighted_loss
 from rljax.models.transformer import Model
-from rljax.rewards.shaping import (
-    clip_scores,
-    penalise_missing_eos,
-    penalise_not_found,
-    scale_scores,
-    token_rewards,
-    update_running_moments,
-)
+from rljax.rewards.shaping import token_rewards
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import Score, make_score
 from rljax.types import Completions, Rollout, TrainState
@@ -45,19 +39,9 @@ Update = Callable[[TrainState, Rollout, jax.Array, jax.Array], tuple[TrainState,
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(OnPolicyConfig):
     """What PPO does with a batch of scored completions."""
 
-    batch_size: int = 64
-    """Completions a step (episodes)."""
-    samples_per_prompt: int = 1
-    """Completions of each prompt in a batch."""
-    num_epochs: int = 4
-    """Passes over each batch."""
-    num_minibatches: int = 1
-    """Optimizer updates in a pass."""
-    gradient_accumulation: int = 1
-    """Parts that a minibatch is computed in; the update is the same, the memory smaller."""
     clip_eps: float = 0.2
     """The ratio is clipped below at 1 - clip_eps, and above unless clip_eps_high is set."""
     clip_eps_high: float | None = None
@@ -68,8 +52,6 @@ class PPOConfig:
     """Hold values this near to the old ones in the value loss; None: plain squared error."""
     value_coef: float = 0.1
     """Weight of the value loss."""
-    entropy_coef: float = 0.0
-    """Weight of the entropy bonus; 0 does not compute it."""
     gamma: float = 1.0
     """Discount of later rewards."""
     gae_lambda: float = 0.95
@@ -80,74 +62,25 @@ class PPOConfig:
     """Scale advantages to mean 0 and variance 1, per minibatch."""
     whiten_ddof: int = 0
     """0 divides the variance by n (OpenAI), 1 by n - 1 (torch)."""
-    loss_aggregation: LossAggregation = "token"
-    """token: mean over tokens; sequence: mean of sequence means; constant: over B * slots."""
     critic: Literal["shared", "separate"] = "shared"
     """Value head on the policy's trunk, or on a trunk of its own that starts as the policy's."""
     critic_warmup_steps: int = 0
     """Steps at the start in which only the critic learns; a shared trunk then stands still."""
-    kl: KLConfig = KLConfig(coef=0.15, controller="openai")
-    """The penalty that keeps the policy near its reference."""
-    missing_eos_penalty: float | None = None
-    """Score of a completion that never ends, in place of the reward's; None: no such rule."""
-    truncate_token: int | None = None
-    """Cut completions after the first such token id (GPT-2's '.' is 13); None: no such rule."""
-    truncate_after: int = 16
-    """Only truncate tokens at or after this position (from 0) count."""
-    truncate_penalty: float = -1.0
-    """Score of a completion without a truncate token."""
-    scale_scores: Literal["none", "std", "mean_std"] = "none"
-    """Divide scores by their running deviation (std), after centring (mean_std)."""
-    clip_scores: float | None = None
-    """Hold scores, once scaled, within plus and minus this; None: no bound."""
-    ref_sync_every: int = 0
-    """Steps between moves of the reference towards the policy (TR-DPO); 0: never."""
-    ref_sync_mix: float = 0.6
-    """Share of the policy in the reference after a move; 1: reset to the policy."""
-    score_rows: int = 1024
-    """Tokens whose logits exist at once when completions are scored."""
 
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and values that mean nothing."""
-        for name in (
-            "batch_size",
-            "samples_per_prompt",
-            "num_epochs",
-            "num_minibatches",
-            "gradient_accumulation",
-            "score_rows",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ppo.{name} is {getattr(self, name)}; it must be at least 1")
-        parts = self.num_minibatches * self.gradient_accumulation
-        if self.batch_size % parts:
-            raise ValueError(
-                f"ppo.batch_size {self.batch_size} is not a multiple of num_minibatches x "
-                f"gradient_accumulation = {parts}"
-            )
-        if self.batch_size % self.samples_per_prompt:
-            raise ValueError(
-                f"ppo.batch_size {self.batch_size} is not a multiple of samples_per_prompt "
-                f"{self.samples_per_prompt}"
-            )
-        bounds = {
-            "clip_eps": (0 < self.clip_eps < 1, "in (0, 1)"),
-            "clip_eps_high": (self.clip_eps_high is None or self.clip_eps_high > 0, "positive"),
-            "dual_clip": (self.dual_clip is None or self.dual_clip > 1, "above 1"),
-            "value_clip_eps": (self.value_clip_eps is None or self.value_clip_eps > 0, "positive"),
-            "value_coef": (self.value_coef >= 0, "at least 0"),
-            "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
-            "gae_lambda": (0 <= self.gae_lambda <= 1, "in [0, 1]"),
-            "clip_scores": (self.clip_scores is None or self.clip_scores > 0, "positive"),
-            "critic_warmup_steps": (self.critic_warmup_steps >= 0, "at least 0"),
-            "truncate_after": (self.truncate_after >= 0, "at least 0"),
-            "ref_sync_every": (self.ref_sync_every >= 0, "at least 0"),
-            "ref_sync_mix": (0 < self.ref_sync_mix <= 1, "in (0, 1]"),
-            "whiten_ddof": (self.whiten_ddof in (0, 1), "0 or 1"),
-        }
-        for name, (good, rule) in bounds.items():
-            if not good:
-                raise ValueError(f"ppo.{name} is {getattr(self, name)}; it must be {rule}")
+        super().validate()
+        self.require(
+            clip_eps=(0 < self.clip_eps < 1, "in (0, 1)"),
+            clip_eps_high=(self.clip_eps_high is None or self.clip_eps_high > 0, "positive"),
+            dual_clip=(self.dual_clip is None or self.dual_clip > 1, "above 1"),
+            value_clip_eps=(self.value_clip_eps is None or self.value_clip_eps > 0, "positive"),
+            value_coef=(self.value_coef >= 0, "at least 0"),
+            gamma=(0 <= self.gamma <= 1, "in [0, 1]"),
+            gae_lambda=(0 <= self.gae_lambda <= 1, "in [0, 1]"),
+            critic_warmup_steps=(self.critic_warmup_steps >= 0, "at least 0"),
+            whiten_ddof=(self.whiten_ddof in (0, 1), "0 or 1"),
+        )
 
 
 # ------------------------------------------------------------------------ Advantages and targets
@@ -165,31 +98,6 @@ class Minibatch(NamedTuple):
     """[B, C]: each token's share of the loss; they stay as they are when a minibatch is split."""
     shares: jax.Array
     """[B, C]: each real token's share of all real tokens, for metrics."""
-
-
-def final_scores(
-    config: PPOConfig,
-    eos_token_ids: Sequence[int],
-    state: TrainState,
-    rollout: Rollout,
-    scores: Any,
-) -> tuple[jax.Array, Any]:
-    """Apply the score rules [B] -> [B]: scaling, bound, missing-EOS and truncation penalties."""
-    moments = update_running_moments(state.score_moments, scores)
-    if config.scale_scores != "none":
-        centre = config.scale_scores == "mean_std"
-        scores = scale_scores(scores, moments, shift_mean=centre)
-    if config.clip_scores is not None:
-        scores = clip_scores(scores, limit=config.clip_scores)
-    tokens, mask = rollout.completions.tokens, rollout.completions.mask
-    if config.missing_eos_penalty is not None:
-        penalty = config.missing_eos_penalty
-        scores = penalise_missing_eos(scores, tokens, mask, eos_token_ids, penalty=penalty)
-    if config.truncate_token is not None:
-        late = jnp.arange(tokens.shape[1]) >= config.truncate_after
-        found = jnp.any((tokens == config.truncate_token) & mask & late, axis=1)
-        scores = penalise_not_found(scores, found, penalty=config.truncate_penalty)
-    return scores, moments
 
 
 def advantages_and_returns(
@@ -211,9 +119,9 @@ def make_minibatch(config: PPOConfig, rollout: Rollout, rewards: jax.Array) -> M
     """Compute what the loss needs of the sequences of one optimizer update."""
     mask = rollout.completions.mask
     advantages, returns = advantages_and_returns(config, rollout.completions, rewards)
-    constant = mask.shape[1] if config.loss_aggregation == "constant" else None
-    weights = token_weights(mask, config.loss_aggregation, constant_length=constant)
-    return Minibatch(rollout, advantages, returns, weights, token_weights(mask, "token"))
+    return Minibatch(
+        rollout, advantages, returns, loss_weights(config, mask), token_weights(mask, "token")
+    )
 
 
 # ---------------------------------------------------------------------------------------- Loss
@@ -268,10 +176,12 @@ def make_update(
     sampling: SamplingConfig,
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
+    compose: Compose = lambda base, policy: policy,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 
     Pure: epochs x minibatches x parts run inside. `key` only shuffles sequences into minibatches.
+    compose: makes whole models of the trained parts and the frozen `ref_params`.
     Raises ValueError for an impossible config.
     """
     config.validate()
@@ -283,8 +193,13 @@ def make_update(
         rows=config.score_rows,
     )
     controller = make_kl_controller(config.kl)
+
+    def loss(params: Params, base: Params, batch: Minibatch) -> tuple[jax.Array, Metrics]:
+        whole = complete_params(compose, params, base)
+        return loss_fn(whole, batch, model=model, score=score, config=config)
+
     learn = make_learner(
-        lambda params, batch: loss_fn(params, batch, model=model, score=score, config=config),
+        loss,
         optimizer,
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
@@ -294,8 +209,12 @@ def make_update(
     def update(
         state: TrainState, rollout: Rollout, scores: jax.Array, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
+        kl = rollout_kl(rollout)  # needs no score: of the whole batch
+        rollout, scores, good = drop_failed(rollout, scores)
         completions = rollout.completions
-        final, moments = final_scores(config, eos_token_ids, state, rollout, scores)
+        final, moments = final_scores(
+            config, eos_token_ids, state.score_moments, rollout, scores, good
+        )
         rewards = token_rewards(
             final,
             completions.log_probs,
@@ -309,36 +228,24 @@ def make_update(
             warm = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
         (params, opt_state), metrics = learn(
             (state.params, state.opt_state),
+            state.ref_params,
             (rollout, rewards),
             lambda rows: make_minibatch(config, *rows),
             key,
             policy_factor=warm,
         )
         advantages, returns = advantages_and_returns(config, completions, rewards)
-        report = rollout_metrics(
-            rollout, scores, final, rewards, advantages, returns, eos_token_ids
-        )
-        report |= update_metrics(metrics) | {"objective/kl_coef": state.kl_coef}
+        report = rollout_metrics(rollout, scores, good, final, rewards, advantages, eos_token_ids)
+        report |= value_metrics(completions, returns)
+        report |= update_metrics(metrics)
+        report |= {"objective/kl": kl, "objective/kl_coef": state.kl_coef}
         state = state._replace(
             params=params,
             opt_state=opt_state,
-            kl_coef=controller.update(state.kl_coef, rollout_kl(rollout), scores.shape[0]),
+            kl_coef=controller.update(state.kl_coef, kl, scores.shape[0]),
             score_moments=moments,
             step=state.step + 1,
         )
         return state, report
 
     return update
-
-
-def sync_reference(state: TrainState, mix: float) -> TrainState:
-    """Move the reference towards the policy: (1 - mix) ref + mix policy (TR-DPO, soft update).
-
-    Gorbatovski et al. 2024 (https://arxiv.org/abs/2404.09656).
-    """
-    moved = jax.tree.map(
-        lambda ref, policy: (1 - mix) * ref + mix * policy,
-        state.ref_params,
-        state.params["policy"],
-    )
-    return state._replace(ref_params=moved)

@@ -31,7 +31,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Linear(nn.Module):
-    """Multiply by a kernel stored [out, in]; add a bias if there is one."""
+    """Multiply by a kernel stored [out, in]; add a low-rank adapter and a bias if there are any.
+
+    An adapter is two further leaves, `lora_a` [r, in] and `lora_b` [out, r] (rljax.models.lora).
+    """
 
     features: int
     use_bias: bool = False
@@ -42,11 +45,19 @@ class Linear(nn.Module):
         in_features = x.shape[0] if columns else x.shape[-1]
         kernel = self.param("kernel", nn.initializers.normal(0.02), (self.features, in_features))
         kernel = kernel.astype(self.dtype)
-        y = kernel @ x if columns else jnp.einsum("...i,oi->...o", x, kernel)
+        y = self._multiply(kernel, x, columns)
+        if self.has_variable("params", "lora_a"):
+            for name in ("lora_a", "lora_b"):
+                x = self._multiply(self.get_variable("params", name).astype(self.dtype), x, columns)
+            y = y + x
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
             y = y + (bias[:, None] if columns else bias)
         return y
+
+    @staticmethod
+    def _multiply(kernel: jax.Array, x: jax.Array, columns: bool) -> jax.Array:
+        return kernel @ x if columns else jnp.einsum("...i,oi->...o", x, kernel)
 
 
 class Norm(nn.Module):

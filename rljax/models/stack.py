@@ -47,7 +47,8 @@ class Layers(NamedTuple):
 def stack_layers(layers: Layers, params: Params) -> Params:
     """Put the looped layers' parameters on a leading axis, one stack a place in the period.
 
-    Returns params as they are where nothing is looped, or where it has been done.
+    Returns params as they are where nothing is looped, or where it has been done. Raises ValueError
+    where low-rank adapters stand in some of the layers only.
     """
     if not layers.looped or STACKED in params:
         return params
@@ -55,6 +56,12 @@ def stack_layers(layers: Layers, params: Params) -> Params:
         [params["layers"][str(i)] for i in range(place, layers.looped, layers.period)]
         for place in range(layers.period)
     ]
+    for place in places:
+        if len({jax.tree.structure(layer) for layer in place}) > 1:
+            raise ValueError(
+                "scan_layers needs layers of one shape, but lora.targets gives adapters to some of "
+                "them only: adapt all layers, or leave out scan_layers"
+            )
     stacks = tuple(jax.tree.map(lambda *leaves: jnp.stack(leaves), *place) for place in places)
     return params | {STACKED: stacks}
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rljax.models.config import TransformerConfig
 from rljax.models.layers import Block, LayerCache, Norm
+from rljax.models.lora import merge
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
 
@@ -52,7 +53,8 @@ class Model(NamedTuple):
     head: Any
     """(params, hidden [..., D]) -> logits [..., V] float32."""
     prepare: Any
-    """(params) -> params laid out for many calls of prefill and decode; call it before a loop."""
+    """(params) -> params for many calls of prefill and decode, low-rank adapters merged into the
+    kernels; call it before a loop."""
     prefill: Any
     """(params, tokens [B, P], attention_mask, slots S) -> hidden [B, P, D], cache of S slots."""
     decode: Any
@@ -305,7 +307,7 @@ def make_model(
         apply=apply,
         hidden=hidden,
         head=functools.partial(_head, config),
-        prepare=functools.partial(stack_layers, settings.layers()),
+        prepare=lambda params: stack_layers(settings.layers(), merge(params)),
         prefill=functools.partial(_prefill, settings),
         decode=functools.partial(_decode, settings),
         head_columns=functools.partial(_head_columns, config),

@@ -27,10 +27,11 @@ def bootstrap_mean(
 ) -> Interval:
     """Estimate the mean of `values` [n] with a percentile bootstrap interval.
 
-    Efron and Tibshirani 1993, chapter 13. Raises ValueError for no values, values that are not
-    finite, or a confidence outside (0, 1).
+    NaN is a score that could not be had, and is left out. Efron and Tibshirani 1993, chapter 13.
+    Raises ValueError where no value is left, for infinite values, or a confidence outside (0, 1).
     """
     sample = np.asarray(values, np.float64)
+    sample = sample[~np.isnan(sample)] if sample.ndim == 1 else sample
     if sample.ndim != 1 or sample.size == 0 or not np.isfinite(sample).all():
         raise ValueError(f"need a list of finite values, got shape {sample.shape}: {sample}")
     if not 0 < confidence < 1 or num_resamples <= 0:
@@ -55,8 +56,9 @@ def bootstrap_paired_difference(
 ) -> Interval:
     """Estimate mean(after - before) where both were measured on the same prompts, in order.
 
-    Resamples prompts, not scores: what a prompt contributes to both sides cancels. Raises
-    ValueError for lists of different lengths, and as `bootstrap_mean` does.
+    Resamples prompts, not scores: what a prompt contributes to both sides cancels. A prompt with
+    NaN on either side is left out. Raises ValueError for lists of different lengths, and as
+    `bootstrap_mean` does.
     """
     if len(before) != len(after):
         raise ValueError(f"paired values must be as many: {len(before)} before, {len(after)} after")

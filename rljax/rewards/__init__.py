@@ -2,20 +2,22 @@
 
 from rljax.rewards.loading import load_reward
 from rljax.rewards.protocol import (
+    Failure,
+    Judgement,
     Reward,
     RewardError,
     TextReward,
     TokenReward,
-    check_scores,
-    score_texts,
+    judge_texts,
 )
 
 __all__ = [
+    "Failure",
+    "Judgement",
     "Reward",
     "RewardError",
     "TextReward",
     "TokenReward",
-    "check_scores",
+    "judge_texts",
     "load_reward",
-    "score_texts",
 ]

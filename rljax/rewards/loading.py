@@ -9,7 +9,10 @@ from types import ModuleType
 
 from rljax.rewards.protocol import Reward, RewardError, TokenReward
 
-BUILT_IN = {"sentiment": "rljax.rewards.sentiment:vader_compound"}
+BUILT_IN = {
+    "sentiment": "rljax.rewards.sentiment:vader_compound",
+    "exact_match": "rljax.rewards.rules:exact_match",
+}
 MODEL = "model:"
 FORMS = (
     f"a reward is one of {sorted(BUILT_IN)}, 'model:DIRECTORY' (a reward model, or a run that "

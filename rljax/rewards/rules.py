@@ -58,3 +58,21 @@ def regex_reward(pattern: str) -> TextReward:
         return [float(compiled.search(text) is not None) for text in completions]
 
     return reward
+
+
+def exact_match(
+    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[Any]
+) -> list[float]:
+    """Reward 1.0 where the completion's first line is the `answer` column's text, else 0.0.
+
+    White space around it, and upper or lower case, do not count.
+    """
+    return [
+        float(_first_line(text).casefold() == str(right).strip().casefold())
+        for text, right in zip(completions, answer, strict=True)
+    ]
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0].strip() if lines else ""

@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from rljax.kl import KLEstimator, kl_estimate
-from rljax.masking import is_any_of, place_at_last_token, require_float, require_mask
+from rljax.masking import (
+    is_any_of,
+    masked_mean,
+    masked_sum,
+    place_at_last_token,
+    require_float,
+    require_mask,
+)
 
 
 def token_rewards(
@@ -110,18 +117,20 @@ def init_running_moments() -> RunningMoments:
 
 
 def update_running_moments(moments: RunningMoments, scores: jax.Array) -> RunningMoments:
-    """Add a batch of scores [B] to the moments.
+    """Add a batch of scores [B] to the moments; NaN, a completion without a score, is left out.
 
     Chan et al. 1983's parallel update: exact, whatever the split into batches.
     """
     require_float("scores", scores)
-    size = scores.size
+    judged = ~jnp.isnan(scores)
+    size = jnp.sum(judged).astype(jnp.float32)
     count = moments.count + size
-    batch_mean = jnp.mean(scores)
+    share = size / jnp.maximum(count, 1)
+    batch_mean = masked_mean(scores, judged)
     delta = batch_mean - moments.mean
-    batch_squares = jnp.sum(jnp.square(scores - batch_mean))
-    squares = moments.squares + batch_squares + jnp.square(delta) * moments.count * size / count
-    return RunningMoments(count, moments.mean + delta * size / count, squares)
+    batch_squares = masked_sum(jnp.square(scores - batch_mean), judged)
+    squares = moments.squares + batch_squares + jnp.square(delta) * moments.count * share
+    return RunningMoments(count, moments.mean + delta * share, squares)
 
 
 def running_std(moments: RunningMoments) -> jax.Array:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rljax.tasks.packing import Document, PackedData, TooLong, fit_lengths, pack
-from rljax.tasks.prompts import Tokenizer, encode_texts, special_prefix, text_fraction
+from rljax.tasks.prompts import (
+    PromptSet,
+    Tokenizer,
+    encode_texts,
+    special_prefix,
+    text_fraction,
+)
 from rljax.tasks.sources import (
     DataError,
     is_arithmetic,
@@ -339,3 +345,44 @@ def make_data(
             )
     assert sides[0] is not None  # read_documents gives records to train on
     return Data(sides[0], sides[1], "; ".join([records.summary, *notes]))
+
+
+def make_prompts(
+    records: Sequence[Record],
+    config: DocumentConfig,
+    tokenizer: Tokenizer,
+    *,
+    prompt_tokens: int | None,
+    limit: int,
+) -> PromptSet:
+    """Take from each record what a model is to go on from.
+
+    Of a pair its prompt, of a conversation all before the assistant's first turn, of a text its
+    first `prompt_tokens` tokens. Prompts of more than `limit` tokens, and texts of no more than
+    `prompt_tokens`, are left out. Raises DataError where none is left, and where `prompt_tokens`
+    is missing for texts or given without any.
+    """
+    texts = any(record.kind == "text" for record in records)
+    if texts != (prompt_tokens is not None):
+        raise DataError(
+            f"{config.source}: prompt_tokens is {prompt_tokens}, but its records are "
+            f"{'' if texts else 'not '}`text`: texts, and they alone, are cut to make prompts"
+        )
+    only = dataclasses.replace(config, loss_on="completion")
+    tokens, keys = [], []
+    prefix = len(special_prefix(tokenizer))
+    # No EOS stands among negative ids: what is appended for it is dropped with the rest.
+    for record, document in zip(
+        records, encode_documents(records, only, tokenizer, [-1]), strict=True
+    ):
+        cut = list(document.learnt).index(True)
+        if record.kind == "text":
+            cut = prefix + (prompt_tokens or 0)
+        if cut < len(document.tokens) - 1 and 0 < cut <= limit:
+            tokens.append(tuple(document.tokens[:cut]))
+            keys.append(record.key)
+    if not tokens:
+        raise DataError(
+            f"{config.source}: no prompt of at most {limit} tokens; {len(records)} read"
+        )
+    return PromptSet(tuple(keys), tuple(tokens), {})

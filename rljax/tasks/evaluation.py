@@ -34,11 +34,18 @@ class Evaluation:
     prompts: list[str]
     completions: list[str]
     scores: np.ndarray
-    """[N] float32, as the task's reward gives them."""
+    """[N] float32, as the task's reward gives them; NaN where it failed."""
+    components: dict[str, np.ndarray]
+    """[N] float32 each: the scores of every reward by itself, by name."""
     kl: np.ndarray
     """[N] float32: k1 estimate of KL(policy || reference), nats per completion."""
     lengths: np.ndarray
     """[N] int: tokens, EOS included."""
+
+    @property
+    def failures(self) -> int:
+        """How many completions have no score."""
+        return int(np.sum(~np.isfinite(self.scores)))
 
 
 def evaluate(
@@ -59,7 +66,7 @@ def evaluate(
     for it; a prompt's completion does not depend on its batch.
     """
     texts: list[str] = []
-    scores, kls, lengths = [], [], []
+    judgements, kls, lengths = [], [], []
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
         filled = np.resize(chosen, batch_size)
@@ -71,12 +78,16 @@ def evaluate(
         kls.append(np.sum(np.where(made.mask, difference, 0), axis=1)[:real])
         lengths.append(np.sum(made.mask, axis=1)[:real])
         written = decode_completions(tokenizer, made)[:real]
-        scores.append(task.score(prompts, chosen, written))
+        judgements.append(task.judge(prompts, chosen, batch, made, written))
         texts.extend(written)
     return Evaluation(
         [prompts.texts[int(i)] for i in indices],
         texts,
-        np.concatenate(scores),
+        np.concatenate([judgement.scores for judgement in judgements]),
+        {
+            name: np.concatenate([judgement.components[name] for judgement in judgements])
+            for name in task.reward.names
+        },
         np.concatenate(kls),
         np.concatenate(lengths),
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from rljax.rewards.loading import load_reward
-from rljax.rewards.protocol import TokenReward, score_texts
+from rljax.rewards.protocol import TokenReward, judge_texts, show_failure
 from rljax.tasks.preferences import Judged, PreferenceConfig, Source
 from rljax.tasks.prompts import text_fraction
 from rljax.tasks.sources import DataError
@@ -33,7 +33,11 @@ def judge_by_gold(source: Source, config: PreferenceConfig) -> Source:
         raise DataError(f"--data.gold-reward {config.gold_reward!r} scores tokens, not texts")
     prompts = [r.prompt for r in source.records for _ in r.completions]
     completions = [text for r in source.records for text in r.completions]
-    scores = iter(score_texts(reward, prompts, completions).tolist())
+    judgement = judge_texts(reward, prompts, completions)
+    if judgement.failures:
+        shown = show_failure(judgement, prompts, completions)
+        raise DataError(f"--data.gold-reward {config.gold_reward!r} failed: {shown}")
+    scores = iter(judgement.scores.tolist())
     judged = [
         r._replace(values=tuple(next(scores) for _ in r.completions), margin=None)
         for r in source.records

@@ -66,7 +66,8 @@ def _checked(where: str, column: str, record: dict[str, Any]) -> Row:
     if column not in record:
         fields = sorted(str(name) for name in record)
         raise DataError(
-            f"{where}: expected a field {column!r} (--task.prompt-column), found {fields}"
+            f"{where}: expected a field {column!r} (the flag prompt-column names it), "
+            f"found {fields}"
         )
     text = record[column]
     if not isinstance(text, str) or not text.strip():

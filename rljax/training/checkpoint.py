@@ -22,7 +22,6 @@ import math
 import shutil
 import sys
 import threading
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +60,6 @@ def _is_news(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_is_news)
 
 
-def _wait_at_exit(reference: weakref.ref[Checkpoints]) -> None:
-    checkpoints = reference()
-    if checkpoints is not None:
-        try:
-            checkpoints.wait()
-        except CheckpointError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-
-
 def _json_default(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
@@ -80,10 +70,12 @@ class Checkpoints:
     """The checkpoints of one directory.
 
     Usage:
-      checkpoints = Checkpoints(run.checkpoint_dir)
-      restored = checkpoints.restore(like=state)      # None in a new directory
-      checkpoints.save(step, state, {"position": 7}, score=0.3)
-      checkpoints.close()                             # waits for the last save
+      with Checkpoints(run.checkpoint_dir) as checkpoints:
+          restored = checkpoints.restore(like=state)      # None in a new directory
+          checkpoints.save(step, state, {"position": 7}, score=0.3)
+
+    Only inside `with` does a save go on in the background: nothing could finish it once the
+    interpreter has begun to end.
 
     Args:
       directory: made if it is not there.
@@ -111,12 +103,8 @@ class Checkpoints:
         self._failure: Exception | None = None
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)
         self._orbax = ocp.AsyncCheckpointer(handler)
+        self._managed = False
         if not read_only:
-            # Orbax cannot finish a save once the interpreter has begun to end, and `atexit` is
-            # too late: executors are shut down before. This hook is theirs, and runs before it.
-            threading._register_atexit(  # type: ignore[attr-defined]
-                _wait_at_exit, weakref.ref(self)
-            )
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._recover()
@@ -173,7 +161,7 @@ class Checkpoints:
         host_state: dict[str, Any] | None = None,
         score: float | None = None,
     ) -> None:
-        """Save in the background; return when the arrays have been copied to the host.
+        """Save in the background (inside `with`); return when the arrays have been copied.
 
         The arrays of `state` may be donated or changed as soon as this returns. A save that is
         still under way is waited for first. A checkpoint of the same step is replaced.
@@ -216,6 +204,8 @@ class Checkpoints:
             target=self._finish, args=(step,), name="checkpoint", daemon=False
         )
         self._thread.start()
+        if not self._managed:
+            self.wait()
 
     def wait(self) -> None:
         """Wait for the save that is under way.
@@ -238,6 +228,7 @@ class Checkpoints:
             self._orbax.close()
 
     def __enter__(self) -> Checkpoints:
+        self._managed = True
         return self
 
     def __exit__(self, *unused: object) -> None:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from rljax.errors import UserError
-from rljax.models import Pretrained, load_pretrained
-from rljax.training.trained import Which, load_trained
+from rljax.models import Pretrained
+from rljax.training.trained import Which, load_source, load_trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,9 @@ def model_errors() -> Iterator[None]:
 
 
 def load_model(source: str, dtype: str = "float32") -> Pretrained:
-    """Load a model; a wrong source raises UserError."""
+    """Load a model, or what a run made of one; a wrong source raises UserError."""
     with model_errors():
-        return load_pretrained(source, dtype=dtype)
+        return load_source(source, dtype)
 
 
 def load_policy(flags: PolicyFlags) -> Policy:

@@ -159,12 +159,22 @@ def _check(directory: Path, config: Any, ignore: tuple[str, ...]) -> bool:
             )
         return False
     rows = differences(read_json(directory), config, ignore)
+    if rows and not _has_results(directory):
+        return False  # it failed before its first step: there is nothing to protect
     if rows:
         raise ConfigMismatch(
             f"{directory} holds a run of another config:\n{_table(rows)}\n"
             "Choose another --workdir, or give the flags of that run to go on with it"
         )
     return True
+
+
+def _has_results(directory: Path) -> bool:
+    """Say whether a run has got as far as a number or a checkpoint."""
+    metrics, checkpoints = directory / "metrics.jsonl", directory / "checkpoints"
+    return (metrics.exists() and metrics.stat().st_size > 0) or (
+        checkpoints.is_dir() and any(checkpoints.iterdir())
+    )
 
 
 def read_json(directory: Path) -> Any:
@@ -180,20 +190,6 @@ def read_json(directory: Path) -> Any:
         raise UserError(f"{directory} is no run directory: it has no {CONFIG_FILE}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def read_config(directory: str | Path, config_type: type[Config]) -> Config:
-    """Return the config of a run directory, for scripts that use what it trained.
-
-    Raises:
-      UserError: it is no run directory, or its config does not fit `config_type`.
-    """
-    path = Path(directory).expanduser()
-    data = read_json(path)
-    try:
-        return config_from_json(config_type, data)
-    except ConfigError as error:
-        raise ConfigError(f"{path / CONFIG_FILE}: {error}") from error
 
 
 def read_part(directory: str | Path, name: str, part_type: type[Config]) -> Config | None:

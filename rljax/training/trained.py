@@ -10,7 +10,10 @@ import jax
 
 from rljax.errors import UserError
 from rljax.models import Pretrained, load_description, load_pretrained
+from rljax.models.lora import LoRAConfig
+from rljax.models.trainable import Trainable, make_trainable
 from rljax.training.checkpoint import Checkpoints
+from rljax.training.config_json import config_from_json
 from rljax.training.run import read_json
 
 MODEL_FOLDER = "model"
@@ -56,10 +59,15 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
     if (directory / MODEL_FOLDER).is_dir():
         pretrained = load_description(directory / MODEL_FOLDER, dtype=dtype)
     else:
-        pretrained = load_pretrained(source, dtype=dtype)
+        pretrained = load_source(source, dtype)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = _pick(checkpoints, checkpoint)
-        like: dict[str, Any] = {"policy": _shapes(pretrained.params)}
+        trainable = _trainable(config)
+        like: dict[str, Any] = {
+            "policy": jax.eval_shape(
+                lambda params: trainable.split(params, jax.random.key(0))[0], pretrained.params
+            )
+        }
         if "params.value_head.kernel" in checkpoints.arrays(step):
             hidden = pretrained.model.config.hidden_size
             like["value_head"] = {
@@ -72,8 +80,21 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
     step, state, _ = found
     params = state["params"]
     heads = {"value": params["value_head"]} if "value_head" in params else {}
-    trained = dataclasses.replace(pretrained, params=params["policy"], heads=heads)
+    whole = trainable.merge(pretrained.params, params["policy"])
+    trained = dataclasses.replace(pretrained, params=whole, heads=heads)
     return Trained(trained, step, config)
+
+
+def load_source(source: str, dtype: str = "float32") -> Pretrained:
+    """Load what `load_pretrained` takes, or the policy in a run's last checkpoint, as `dtype`.
+
+    Raises: as `load_pretrained` and `load_trained`.
+    """
+    if not is_run(source):
+        return load_pretrained(source, dtype=dtype)
+    pretrained = load_trained(source).pretrained
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), pretrained.params)
+    return dataclasses.replace(pretrained, params=params)
 
 
 def _pick(checkpoints: Checkpoints, checkpoint: Which) -> int:
@@ -92,5 +113,7 @@ def _pick(checkpoints: Checkpoints, checkpoint: Which) -> int:
     return checkpoint
 
 
-def _shapes(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+def _trainable(config: dict[str, Any]) -> Trainable:
+    """Say which part of the model a run trains; all of it where its kind has no such choice."""
+    lora = config_from_json(LoRAConfig, config.get("lora", {}))
+    return make_trainable(lora, config.get("train_layers", 0))

@@ -8,8 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from rljax.algorithms import grpo
+from rljax.algorithms import ppo as ppo_algorithm
 from rljax.algorithms.actor_critic import init_state, make_act
-from rljax.algorithms.ppo import PPOConfig, make_update
+from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.ppo import PPOConfig
 from rljax.kl import KLConfig, make_kl_controller
 from rljax.models.transformer import make_model
 from rljax.rollout.distribution import SamplingConfig
@@ -57,8 +60,10 @@ class World:
             self.programs[key] = quick_jit(make(*settings))
         return self.programs[key]
 
-    def state(self, ppo: PPOConfig = BASE, optimizer: OptimizerConfig = OPTIMIZER) -> TrainState:
-        made = self.program(self._init, ppo.critic, optimizer)(
+    def state(
+        self, ppo: OnPolicyConfig = BASE, optimizer: OptimizerConfig = OPTIMIZER
+    ) -> TrainState:
+        made = self.program(self._init, getattr(ppo, "critic", "none"), optimizer)(
             self.policy, make_kl_controller(ppo.kl).init()
         )
         return made._replace(ref_params=self.reference)
@@ -68,7 +73,7 @@ class World:
         return lambda policy, kl_coef: init_state(policy, 16, chain, critic=critic, kl_coef=kl_coef)
 
     def rollout(
-        self, state: TrainState, sampling: SamplingConfig = SAMPLING, ppo: PPOConfig = BASE
+        self, state: TrainState, sampling: SamplingConfig = SAMPLING, ppo: OnPolicyConfig = BASE
     ) -> Rollout:
         act = self.program(self._act, sampling, ppo.truncate_token, ppo.truncate_after)
         made = act(state.params, self.prompts, jax.random.key(7))
@@ -85,14 +90,25 @@ class World:
     def _score(self, sampling: SamplingConfig):
         return make_score(self.model, sampling, EOS)
 
-    def update(self, ppo=BASE, sampling=SAMPLING, optimizer=OPTIMIZER, state=None, rollout=None):
+    def update(
+        self,
+        ppo=BASE,
+        sampling=SAMPLING,
+        optimizer=OPTIMIZER,
+        state=None,
+        rollout=None,
+        scores=None,
+        more=(),
+    ):
         state = self.state(ppo, optimizer) if state is None else state
         rollout = self.rollout(state, sampling, ppo) if rollout is None else rollout
         run = self.program(self._update, ppo, sampling, optimizer)
-        return run(state, rollout, self.scores, jax.random.key(1))
+        scores = self.scores if scores is None else scores
+        return run(state, rollout, scores, jax.random.key(1), *more)
 
-    def _update(self, ppo: PPOConfig, sampling: SamplingConfig, optimizer: OptimizerConfig):
-        return make_update(self.model, ppo, sampling, EOS, make_chain(optimizer))
+    def _update(self, ppo: OnPolicyConfig, sampling: SamplingConfig, optimizer: OptimizerConfig):
+        module = grpo if isinstance(ppo, grpo.GRPOConfig) else ppo_algorithm
+        return module.make_update(self.model, ppo, sampling, EOS, make_chain(optimizer))
 
 
 @pytest.fixture(scope="session")

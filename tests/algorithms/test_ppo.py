@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.algorithms.ppo import PPOConfig, sync_reference
+from rljax.algorithms.actor_critic import sync_reference
+from rljax.algorithms.ppo import PPOConfig
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from tests.algorithms.conftest import BASE, OPTIMIZER, SAMPLING
@@ -17,9 +18,9 @@ def leaves(tree) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
-def differ(a, b) -> bool:
+def differ(a, b, tolerance: float = 1e-7) -> bool:
     return any(
-        x.shape != y.shape or np.max(np.abs(x - y), initial=0) > 1e-7
+        x.shape != y.shape or np.max(np.abs(x - y), initial=0) > tolerance
         for x, y in zip(leaves(a), leaves(b), strict=True)
     )
 
@@ -216,6 +217,63 @@ def test_padding_content_never_reaches_the_update(world, baseline):
     other, _ = world.update(rollout=dirty)
     for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+FAILING = dataclasses.replace(BASE, missing_eos_penalty=-3.0, scale_scores="mean_std")
+
+
+@pytest.mark.parametrize("mode", ["token", "sequence", "constant"])
+def test_a_completion_without_a_score_is_masked_out(world, baseline, mode):
+    rollout, _ = baseline
+    config = dataclasses.replace(FAILING, loss_aggregation=mode)
+    failed = jnp.asarray([2, 5])
+    scores = world.scores.at[failed].set(jnp.nan)
+    state, metrics = world.update(config, rollout=rollout, scores=scores)
+    # The same batch with those sequences masked out, and scores that must then not matter.
+    made = rollout.completions
+    mask = made.mask.at[failed].set(False)
+    emptied = made._replace(
+        mask=mask,
+        log_probs=jnp.where(mask, made.log_probs, 0),
+        values=jnp.where(mask, made.values, 0),
+    )
+    without = rollout._replace(
+        completions=emptied, ref_log_probs=jnp.where(mask, rollout.ref_log_probs, 0)
+    )
+    other, _ = world.update(config, rollout=without, scores=scores)
+    for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert metrics["health/reward_failures"] == 2
+    assert not differ(state.score_moments.count, 6.0)
+
+
+def test_what_failed_does_not_matter_and_the_rest_does(world, baseline):
+    rollout, (state, metrics) = baseline
+    assert metrics["health/reward_failures"] == 0
+    made = rollout.completions
+    failed = jnp.asarray([2, 5])
+    scores = world.scores.at[failed].set(jnp.nan)
+    junk = made._replace(
+        log_probs=made.log_probs.at[failed].add(-3.0), values=made.values.at[failed].set(50.0)
+    )
+    first, counted = world.update(rollout=rollout, scores=scores)
+    second, _ = world.update(rollout=rollout._replace(completions=junk), scores=scores)
+    assert not differ(first.params, second.params)
+    assert differ(first.params, state.params)
+    kept = np.delete(np.asarray(scores), failed)
+    np.testing.assert_allclose(counted["objective/scores"], kept.mean(), rtol=1e-6)
+    np.testing.assert_allclose(counted["objective/scores_std"], kept.std(), rtol=1e-5)
+    # KL needs no score: it is that of the whole batch.
+    np.testing.assert_allclose(counted["objective/kl"], metrics["objective/kl"], rtol=1e-6)
+
+
+def test_a_batch_without_any_score_teaches_nothing(world, baseline):
+    rollout, _ = baseline
+    state, metrics = world.update(rollout=rollout, scores=jnp.full(8, jnp.nan))
+    assert not differ(state.params, world.state().params)
+    assert metrics["optim/grad_norm"] == 0 and metrics["health/reward_failures"] == 8
+    assert all(np.isfinite(value) for value in metrics.values())
 
 
 def test_kl_controller_and_step_move(world, baseline):

@@ -27,6 +27,14 @@ from rljax.training.writer import read_jsonl
 ROOT = Path(rljax.__file__).parents[1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs(cache):
+    """Compile without optimisation: these programs run a few times on tiny arrays."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
@@ -49,7 +57,7 @@ def pretrain_flags(pairs, workdir, **changes):
     return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pretrained_run(tmp_path_factory, script, cache, pairs):
     directory = tmp_path_factory.mktemp("pretrain") / "run"
     script("pretrain").main(pretrain_flags(pairs, directory))
@@ -154,7 +162,7 @@ def test_killed_runs_go_on_bit_for_bit(tmp_path, pairs, pretrained_run):
     directory = tmp_path / "run"
     flags = pretrain_flags(pairs, directory, **{"steps": 5})
     command = [sys.executable, str(ROOT / "experiments" / "pretrain.py"), *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

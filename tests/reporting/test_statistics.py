@@ -51,7 +51,14 @@ def test_pairing_removes_what_prompts_have_in_common():
     assert unpaired.low < before.mean() < unpaired.high
 
 
-@pytest.mark.parametrize("bad", [[], [np.nan, 1.0], [[1.0]]])
+def test_missing_scores_are_left_out():
+    some, all_ = [1.0, np.nan, 3.0, 4.0], [1.0, 3.0, 4.0]
+    assert bootstrap_mean(some) == bootstrap_mean(all_)
+    other = [2.0, 5.0, np.nan, 1.0]
+    assert bootstrap_paired_difference(some, other) == bootstrap_mean([1.0, -3.0])
+
+
+@pytest.mark.parametrize("bad", [[], [np.nan], [np.inf, 1.0], [[1.0]]])
 def test_bad_values_raise(bad):
     with pytest.raises(ValueError, match="finite values"):
         bootstrap_mean(bad)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rljax.rewards import RewardError, TokenReward, load_reward, score_texts
+from rljax.rewards import RewardError, TokenReward, judge_texts, load_reward
 
 
 @pytest.fixture
@@ -23,11 +23,14 @@ def reward_file(tmp_path):
 
 
 def test_a_function_in_a_file_and_in_a_module(reward_file, monkeypatch):
-    assert list(score_texts(load_reward(f"{reward_file}:count"), ["p"], ["abc"])) == [6.0]
-    assert list(score_texts(load_reward(f"{reward_file}:sunny"), ["p"], ["the sun"])) == [1.0]
+    def scores(spec, completion):
+        return list(judge_texts(load_reward(spec), ["p"], [completion]).scores)
+
+    assert scores(f"{reward_file}:count", "abc") == [6.0]
+    assert scores(f"{reward_file}:sunny", "the sun") == [1.0]
     assert isinstance(load_reward(f"{reward_file}:on_tokens"), TokenReward)
     monkeypatch.syspath_prepend(reward_file.parent)
-    assert list(score_texts(load_reward("mine:count"), ["p"], ["ab"])) == [4.0]
+    assert scores("mine:count", "ab") == [4.0]
     monkeypatch.chdir(reward_file.parent)
     assert callable(load_reward("./mine.py:count"))
 

@@ -4,10 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.rewards import RewardError, check_scores, score_texts
-from rljax.rewards.protocol import accepted_columns
+from rljax.rewards import RewardError, judge_texts
+from rljax.rewards.protocol import accepted_columns, show_failure
 
 PROMPTS, COMPLETIONS = ["p0", "p1"], ["c0", "the bad one"]
+
+
+def judge(scores):
+    return judge_texts(lambda prompts, completions: scores, PROMPTS, COMPLETIONS)
 
 
 @pytest.mark.parametrize(
@@ -23,25 +27,27 @@ PROMPTS, COMPLETIONS = ["p0", "p1"], ["c0", "the bad one"]
     ],
 )
 def test_numbers_of_any_kind_become_float32(scores):
-    checked = check_scores(scores, PROMPTS, COMPLETIONS)
-    assert checked.dtype == np.float32
-    np.testing.assert_allclose(checked, [0.7, -1.0], rtol=1e-6)
+    judged = judge(scores)
+    assert judged.scores.dtype == np.float32 and not judged.failures
+    np.testing.assert_allclose(judged.scores, [0.7, -1.0], rtol=1e-6)
 
 
 def test_bools_count_as_zero_and_one():
-    checked = check_scores([True, np.bool_(False)], PROMPTS, COMPLETIONS)
-    np.testing.assert_array_equal(checked, [1.0, 0.0])
+    np.testing.assert_array_equal(judge([True, np.bool_(False)]).scores, [1.0, 0.0])
 
 
 @pytest.mark.parametrize(
     "bad",
     [None, float("nan"), float("inf"), -float("inf"), 1e39, "0.7", [0.7], 1j, np.array([0.7])],
 )
-def test_a_bad_score_is_named_with_its_text(bad):
-    with pytest.raises(RewardError, match="score 1 of 2") as caught:
-        check_scores([0.5, bad], PROMPTS, COMPLETIONS)
-    assert "'p1'" in str(caught.value)
-    assert "'the bad one'" in str(caught.value)
+def test_a_bad_score_costs_its_completion(bad):
+    judged = judge([0.5, bad])
+    np.testing.assert_array_equal(judged.scores, np.float32([0.5, np.nan]))
+    np.testing.assert_array_equal(judged.judged, [0.5])
+    (failure,) = judged.failures
+    assert failure.row == 1 and failure.reason.startswith("the score is ")
+    shown = show_failure(judged, PROMPTS, COMPLETIONS)
+    assert "'p1'" in shown and "'the bad one'" in shown and failure.reason in shown
 
 
 @pytest.mark.parametrize(
@@ -56,14 +62,14 @@ def test_a_bad_score_is_named_with_its_text(bad):
 )
 def test_a_wrong_count_or_type_is_an_error(scores, problem):
     with pytest.raises(RewardError, match=problem):
-        check_scores(scores, PROMPTS, COMPLETIONS)
+        judge(scores)
 
 
 def test_long_texts_are_cut_in_messages():
-    with pytest.raises(RewardError) as caught:
-        check_scores([None], ["x" * 5000], ["line\nbreak"])
-    assert len(str(caught.value)) < 500
-    assert r"line\nbreak" in str(caught.value)
+    judged = judge_texts(lambda prompts, completions: [None], ["x" * 5000], ["line\nbreak"])
+    shown = show_failure(judged, ["x" * 5000], ["line\nbreak"])
+    assert len(shown) < 500
+    assert r"line\nbreak" in shown
 
 
 def test_columns_go_to_the_rewards_that_take_them():
@@ -79,7 +85,8 @@ def test_columns_go_to_the_rewards_that_take_them():
         return [float(p == "p1") for p in prompts]
 
     for reward, expected in ((all_columns, [2, 2]), (one_column, [0, 1]), (none, [0, 1])):
-        np.testing.assert_array_equal(score_texts(reward, PROMPTS, COMPLETIONS, columns), expected)
+        judged = judge_texts(reward, PROMPTS, COMPLETIONS, columns)
+        np.testing.assert_array_equal(judged.scores, expected)
 
 
 def test_a_reward_that_does_not_fit_says_how_it_is_called():
@@ -89,9 +96,17 @@ def test_a_reward_that_does_not_fit_says_how_it_is_called():
         accepted_columns(lambda completions: [], [])
 
 
-def test_errors_inside_a_reward_come_through():
-    def broken(prompts, completions):
-        return 1 / 0
+@pytest.mark.parametrize("lazy", [False, True])
+def test_where_a_batch_raises_each_completion_is_judged_alone(lazy):
+    calls = []
 
-    with pytest.raises(ZeroDivisionError):
-        score_texts(broken, PROMPTS, COMPLETIONS)
+    def reward(prompts, completions, answer):
+        calls.append(list(completions))
+        scores = (1 / a for a in answer)
+        return scores if lazy else list(scores)
+
+    judged = judge_texts(reward, ["p"] * 3, ["a", "b", "c"], {"answer": [1, 0, 2]})
+    np.testing.assert_array_equal(judged.scores, [1.0, np.nan, 0.5])
+    (failure,) = judged.failures
+    assert failure.row == 1 and failure.reason.startswith("ZeroDivisionError: division by zero (")
+    assert calls == [["a", "b", "c"], ["a"], ["b"], ["c"]]

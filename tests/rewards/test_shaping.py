@@ -123,3 +123,17 @@ def test_reward_whitening_keeps_the_mean_and_is_zero_on_padding():
     np.testing.assert_allclose(np.asarray(out)[mask].mean(), 3.0, rtol=1e-5)
     np.testing.assert_allclose(np.asarray(out)[mask].std(), 1.0, rtol=1e-5)
     assert (np.asarray(out)[~mask] == 0).all()
+
+
+def test_moments_leave_out_what_has_no_score():
+    start = shaping.update_running_moments(shaping.init_running_moments(), jnp.array([1.0, 5.0]))
+    some = shaping.update_running_moments(start, jnp.array([2.0, jnp.nan, 7.0]))
+    plain = shaping.update_running_moments(start, jnp.array([2.0, 7.0]))
+    for a, b in zip(some, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    for a, b in zip(
+        shaping.update_running_moments(start, jnp.array([jnp.nan])), start, strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    none = shaping.update_running_moments(shaping.init_running_moments(), jnp.array([jnp.nan]))
+    assert [float(x) for x in none] == [0, 0, 0]

@@ -1,11 +1,14 @@
 """The distribution over the next token, against sorting references in numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rljax.rollout.distribution import NEGATIVE, SamplingConfig, distribution_logits, inverse_cdf
+from tests.conftest import quick_jit
 
 
 def reference(logits: np.ndarray, s: SamplingConfig) -> np.ndarray:
@@ -88,6 +91,14 @@ def test_impossible_sampling_is_refused(changes):
         SamplingConfig(**changes).validate()
 
 
+@functools.lru_cache
+def probabilities_of(sampling, axis):
+    def run(x):
+        return jax.nn.softmax(distribution_logits(x, sampling, axis=axis), axis=axis)
+
+    return quick_jit(run)
+
+
 @pytest.mark.parametrize("axis", [0, -1])
 @pytest.mark.parametrize("spread", [0.01, 1.0, 6.0], ids=["flat", "wide", "peaked"])
 @pytest.mark.parametrize(
@@ -106,8 +117,7 @@ def test_large_vocabularies_match_sorting(sampling, spread, axis):
     if sampling.top_p == 1:  # ties are all kept, where sorting takes some of them
         rows[0, rng.integers(40_001, size=40)] = rows[0].max()
     given = rows if axis == -1 else rows.T
-    run = jax.jit(lambda x: jax.nn.softmax(distribution_logits(x, sampling, axis=axis), axis=axis))
-    got = np.asarray(run(jnp.asarray(given)))
+    got = np.asarray(probabilities_of(sampling, axis)(jnp.asarray(given)))
     got = got if axis == -1 else got.T
     for row, probabilities in zip(rows, got, strict=True):
         wanted = reference(row, sampling)

@@ -11,6 +11,7 @@ from rljax.tasks.documents import (
     chat_pieces,
     encode_documents,
     make_data,
+    make_prompts,
     read_documents,
 )
 from rljax.tasks.sources import DataError
@@ -216,3 +217,25 @@ def test_what_cannot_work(tmp_path, tokenizer):
     ):
         with pytest.raises(ValueError, match=field):
             change(config, **{field: value})
+
+
+def test_prompts_to_go_on_from(tmp_path, tokenizer, byte_tokenizer):
+    def make(tokenizer, *records, prompt_tokens=None, limit=40, **changes):
+        config = DocumentConfig(write(tmp_path, *records), held_out_fraction=0.0, **changes)
+        train = read_documents(config).train
+        found = make_prompts(train, config, tokenizer, prompt_tokens=prompt_tokens, limit=limit)
+        return ["".join(map(chr, tokens)) for tokens in found.tokens]
+
+    assert make(tokenizer, PAIR, loss_on="all") == ["1+1="]
+    assert make(byte_tokenizer, PAIR) == ["\u01001+1="]
+    assert make(tokenizer, PAIR, chat=True) == ["user: 1+1=\nassistant: "]
+    assert make(tokenizer, {"messages": CHAT}) == ["user: Hi\nassistant: "]
+    texts = [{"text": "abcdef"}, {"text": "xyz"}]
+    assert make(tokenizer, *texts, prompt_tokens=3) == ["abc"]  # nothing follows "xyz"
+    assert make(byte_tokenizer, texts[0], prompt_tokens=3) == ["\u0100abc"]
+    with pytest.raises(DataError, match="no prompt of at most 3 tokens; 1 read"):
+        make(tokenizer, PAIR, limit=3)
+    with pytest.raises(DataError, match="prompt_tokens is None, but its records are `text`"):
+        make(tokenizer, *texts)
+    with pytest.raises(DataError, match="prompt_tokens is 3, but its records are not `text`"):
+        make(tokenizer, PAIR, prompt_tokens=3)

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from rljax.rewards import RewardError, TokenReward
-from rljax.tasks import DataError, Task, TaskConfig, make_task
-from rljax.tasks.prompts import PromptSet
+from rljax.rewards import RewardError
+from rljax.tasks import DataError, TaskConfig, make_batch, make_task
+from rljax.tasks.evaluation import evaluate
+from rljax.types import Completions
 
 
 @pytest.fixture
@@ -38,7 +39,8 @@ def test_prompts_and_columns_stay_together(files, byte_tokenizer):
         ):
             assert int(text.split()[1]) == int(answer)
             assert tokens == (256, *text.encode())
-    scores = task.score(task.train, [3, 0], ["", ""])
+    batch = make_batch(task.train, [3, 0], pad_id=0)
+    scores = task.judge(task.train, [3, 0], batch, completions(2), ["", ""]).scores
     assert scores.dtype == np.float32
     assert list(scores) == [float(task.train.columns["answer"][i]) for i in (3, 0)]
     assert "30 texts, 0 dropped as shorter than 1 tokens, 0 as duplicates; " in task.summary
@@ -82,11 +84,117 @@ def test_a_reward_is_checked_against_the_columns_before_anything_runs(files, byt
         make_task(config, byte_tokenizer, max_prompt_tokens=64)
 
 
-def test_token_rewards_do_not_score_texts():
-    prompts = PromptSet(("a",), ((1,),), {})
-    task = Task(prompts, prompts, TokenReward(lambda p, c: c.mask.sum(axis=1)), "")
-    with pytest.raises(TypeError, match="TokenReward"):
-        task.score(prompts, [0], ["b"])
+def completions(count, length=3):
+    mask = np.ones((count, length), bool)
+    zeros = np.zeros((count, length), np.float32)
+    return Completions(np.arange(count * length).reshape(count, length), mask, zeros, zeros)
+
+
+def test_several_rewards_are_weighted_and_failures_are_counted(files, byte_tokenizer, tmp_path):
+    rules = tmp_path / "rules.py"
+    rules.write_text(
+        "from rljax.rewards import TokenReward\n"
+        "def strict(prompts, completions):\n"
+        "    return [10 / len(c) for c in completions]\n"
+        "first = TokenReward(lambda prompts, made: made.tokens[:, 0] / 3)\n"
+    )
+    specs = (files.reward, f"{rules}:strict", f"{rules}:first")
+    config = dataclasses.replace(
+        files, reward=specs, reward_weights=(1.0, 0.5, 100.0), max_reward_failures=0.25
+    )
+    task = make_task(config, byte_tokenizer, max_prompt_tokens=64)
+    indices = [0, 1, 2, 3]
+    batch = make_batch(task.train, [*indices, 0], pad_id=0)  # an evaluation's batch is filled up
+    texts = ["ab", "", "abcd", "abcde"]
+    judged = task.judge(task.train, indices, batch, completions(5), texts)
+    answers = np.float32([task.train.columns["answer"][i] for i in indices])
+    assert judged.scores.dtype == np.float32
+    np.testing.assert_array_equal(judged.components["reward.by_answer"], answers)
+    np.testing.assert_array_equal(judged.components["rules.strict"], [5, np.nan, 2.5, 2])
+    np.testing.assert_array_equal(judged.components["rules.first"], indices)
+    expected = answers + 0.5 * judged.components["rules.strict"] + 100 * np.arange(4)
+    np.testing.assert_allclose(judged.scores, expected, rtol=1e-6)
+    assert [row for row, _ in judged.failures] == [1]
+    assert judged.failures[0].reason.startswith("rules.strict: ZeroDivisionError")
+    assert judged.metrics()["rewards/rules.strict"] == pytest.approx(9.5 / 3)
+    with pytest.raises(RewardError) as caught:
+        task.judge(task.train, indices, batch, completions(5), ["", "a", "", "c"])
+    message = str(caught.value)
+    assert "failed on 2 of 4 completions, more than --task.max-reward-failures 0.25" in message
+    assert repr(task.train.texts[0]) in message and "ZeroDivisionError" in message
+
+
+def test_workers_judge_as_this_process_does(files, byte_tokenizer):
+    workers = dataclasses.replace(files, reward_workers=1, reward_timeout_s=30.0)
+    scores = []
+    for config in (files, workers):
+        task = make_task(config, byte_tokenizer, max_prompt_tokens=64)
+        batch = make_batch(task.train, [3, 0], pad_id=0)
+        judged = task.judge(task.train, [3, 0], batch, completions(2), ["", ""])
+        scores.append(
+            (judged.scores.tolist(), {k: v.tolist() for k, v in judged.components.items()})
+        )
+        task.reward.close()
+    assert scores[0] == scores[1]
+
+
+def test_the_time_out_of_a_worker_is_read(files, byte_tokenizer, tmp_path):
+    path = tmp_path / "slow.py"
+    path.write_text(
+        "import time\n"
+        "def score(prompts, completions):\n"
+        "    time.sleep(2 * (completions[0] == 'slow'))\n"
+        "    return [1.0]\n"
+    )
+    for timeout, failed in ((0.3, 1), (30.0, 0)):
+        config = dataclasses.replace(
+            files, reward=f"{path}:score", reward_workers=1, max_reward_failures=0.5,
+            reward_timeout_s=timeout,
+        )  # fmt: skip
+        task = make_task(config, byte_tokenizer, max_prompt_tokens=64)
+        batch = make_batch(task.train, [3, 0], pad_id=0)
+        judged = task.judge(task.train, [3, 0], batch, completions(2), ["slow", "fast"])
+        assert [failure.row for failure in judged.failures] == [0] * failed
+        task.reward.close()
+
+
+def test_a_token_reward_has_no_use_for_workers(files, byte_tokenizer, tmp_path):
+    path = tmp_path / "tokens.py"
+    path.write_text(
+        "from rljax.rewards import TokenReward\n"
+        "length = TokenReward(lambda prompts, made: made.mask.sum(axis=1))\n"
+        "wrong = TokenReward(lambda prompts, made: made.mask.sum())\n"
+    )
+    config = dataclasses.replace(files, reward=f"{path}:length", reward_workers=2)
+    with pytest.raises(RewardError, match="--task.reward-workers"):
+        make_task(config, byte_tokenizer, max_prompt_tokens=64)
+    config = dataclasses.replace(files, reward=f"{path}:wrong")
+    task = make_task(config, byte_tokenizer, max_prompt_tokens=64)
+    batch = make_batch(task.train, [0, 1], pad_id=0)
+    with pytest.raises(RewardError, match=r"tokens.wrong returned scores of shape \(\)"):
+        task.judge(task.train, [0, 1], batch, completions(2), ["", ""])
+
+
+def test_evaluation_counts_what_it_leaves_out(files, byte_tokenizer, tmp_path):
+    path = tmp_path / "rare.py"
+    path.write_text(
+        "def score(prompts, completions, answer):\n"
+        "    return [float('nan') if int(a) % 7 == 0 else 1.0 for a in answer]\n"
+    )
+    config = dataclasses.replace(files, reward=f"{path}:score", max_reward_failures=1.0)
+    task = make_task(config, byte_tokenizer, max_prompt_tokens=64)
+    byte_tokenizer.decode = lambda row, skip_special_tokens: "text"
+    indices = np.arange(len(task.train))
+    result = evaluate(
+        lambda batch: completions(4),
+        lambda batch, made: made.log_probs,
+        task, task.train, indices,
+        tokenizer=byte_tokenizer, pad_id=0, batch_size=4, multiple=16,
+    )  # fmt: skip
+    bad = [int(a) % 7 == 0 for a in task.train.columns["answer"]]
+    assert result.failures == sum(bad) > 0
+    np.testing.assert_array_equal(np.isnan(result.scores), bad)
+    np.testing.assert_array_equal(result.components["rare.score"], result.scores)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +207,15 @@ def test_token_rewards_do_not_score_texts():
         {"template": "{prompt}{prompt}"},
         {"system_prompt": "x"},
         {"held_out_fraction": 1.0},
+        {"reward": ()},
+        {"reward": ("a", "a")},
+        {"reward": ("a", "b"), "reward_weights": (1.0,)},
+        {"reward_weights": (0.0,)},
+        {"reward_weights": (float("nan"),)},
+        {"reward_workers": -1},
+        {"reward_timeout_s": 3.0},
+        {"reward_workers": 1, "reward_timeout_s": 0.0},
+        {"max_reward_failures": 1.5},
     ],
 )
 def test_bad_configs_raise_and_name_the_field(bad):

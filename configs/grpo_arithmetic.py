@@ -1,0 +1,52 @@
+"""Sums and products with one right answer (reasoning-gym), GRPO on SmolLM2-135M.
+
+Two-term sums of one and two digits, and products of one digit, after a solved example; reward 1
+for the right first line, else 0.
+
+    python experiments/grpo.py --config configs/grpo_arithmetic.py
+"""
+
+from dataclasses import replace
+
+from rljax.algorithms.grpo import GRPOConfig
+from rljax.experiment import GRPOExperiment, ModelConfig
+from rljax.kl import KLConfig
+from rljax.rollout.distribution import SamplingConfig
+from rljax.tasks import TaskConfig
+from rljax.training.optimizer import OptimizerConfig
+
+config = GRPOExperiment(
+    model=ModelConfig(source="smollm2-135m-instruct"),
+    task=TaskConfig(
+        prompts=(
+            "reasoning-gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&size=3000"
+            "+products?min_terms=2&max_terms=2&min_digits=1&max_digits=1&size=100"
+        ),
+        prompt_tokens=None,
+        few_shot=1,
+        held_out_fraction=0.2,
+        stop_token="\n",
+        reward="exact_match",
+    ),
+    sampling=SamplingConfig(max_new_tokens=6, temperature=0.7),
+    grpo=GRPOConfig(
+        batch_size=64,
+        samples_per_prompt=4,
+        num_minibatches=1,
+        kl=KLConfig(coef=0.02, estimator="k3"),
+        gradient_accumulation=2,
+    ),
+    optimizer=OptimizerConfig(learning_rate=1.5e-5, schedule="linear", adam_eps=1e-5),
+    steps=36,
+    eval_prompts=200,
+)
+
+variants = {
+    "smoke": replace(
+        config,
+        model=ModelConfig(source="random:tiny-llama"),
+        grpo=replace(config.grpo, batch_size=16),
+        steps=3,
+        eval_prompts=8,
+    ),
+}

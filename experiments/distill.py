@@ -1,0 +1,137 @@
+"""Distil a teacher into a student, on data or on the student's own samples.
+
+    python experiments/pretrain.py --config configs/pretrain_arithmetic.py --workdir runs/sums
+    python experiments/distill.py --teacher.source runs/sums
+    python experiments/distill.py --teacher.source runs/sums --distill.divergence reverse
+
+The student is `model`, the teacher `teacher`; both are models or ended runs, of one vocabulary.
+Starting again with the same --workdir goes on where the run stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from rljax.algorithms.distillation import DistillState, batch_kind, make_evaluate, make_update
+from rljax.errors import UserError
+from rljax.experiment import DistillExperiment
+from rljax.models import Pretrained, make_model
+from rljax.tasks import PromptSet, batch_indices, make_batch
+from rljax.tasks.documents import Data, Records, make_data, make_prompts, read_documents
+from rljax.training.compilation import enable_compilation_cache
+from rljax.training.flags import parse_config, plain_errors
+from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.policies import load_model
+from rljax.training.run import open_run
+from rljax.training.supervised import CHANGEABLE, Learner, run_supervised
+
+
+def check_vocabulary(student: Pretrained, teacher: Pretrained) -> None:
+    """Raise UserError unless both models predict the same tokens."""
+    sizes = [model.model.config.vocab_size for model in (student, teacher)]
+    if sizes[0] != sizes[1] or student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
+        raise UserError(
+            f"student and teacher have different vocabularies ({sizes[0]} and {sizes[1]} tokens): "
+            "their distributions cannot be compared; give a student with the teacher's tokenizer"
+        )
+
+
+def shortest_context(student: Pretrained, teacher: Pretrained) -> int:
+    """Return how many tokens both models can see."""
+    return min(model.model.config.context_length for model in (student, teacher))
+
+
+def student_prompts(
+    config: DistillExperiment, student: Pretrained, teacher: Pretrained, records: Records
+) -> PromptSet | None:
+    """Take the prompts of the student's samples from the data; None where it samples nothing."""
+    if config.distill.on_policy_fraction == 0:
+        return None
+    room = shortest_context(student, teacher) - config.sampling.max_new_tokens
+    prompts = make_prompts(
+        records.train,
+        config.data,
+        student.tokenizer,
+        prompt_tokens=config.distill.prompt_tokens,
+        limit=min(room, config.data.sequence_length),
+    )
+    print(f"the student samples after {len(prompts)} prompts")
+    return prompts
+
+
+def make_learner(
+    config: DistillExperiment,
+    student: Pretrained,
+    teacher: Pretrained,
+    data: Data,
+    prompts: PromptSet | None,
+) -> Learner:
+    """Put models, data and prompts together."""
+    distill, size = config.distill, config.distill.batch_size
+    model = make_model(
+        student.model.config, remat=config.model.remat, scan_layers=config.model.scan_layers
+    )
+    teacher_model = make_model(teacher.model.config, scan_layers=config.teacher.scan_layers)
+    optimizer = make_optimizer(config.optimizer, num_steps=config.steps)
+    schedule = make_schedule(config.optimizer, num_steps=config.steps)
+
+    def init() -> DistillState:
+        params = {"policy": student.params}
+        return DistillState(params, optimizer.init(params), jax.numpy.int32(0), teacher.params)
+
+    def batch(step: int) -> Any:
+        on_policy, number = batch_kind(step, distill.on_policy_fraction)
+        if not on_policy or prompts is None:
+            return data.train.batch(number, batch_size=size, seed=config.seed)
+        chosen = batch_indices(number, size=len(prompts), batch_size=size, seed=config.seed)
+        width = -(-prompts.max_tokens // config.prompt_multiple) * config.prompt_multiple
+        return make_batch(prompts, chosen, pad_id=student.pad_token_id, length=width)
+
+    return Learner(
+        init=init,
+        update=make_update(
+            model,
+            teacher_model,
+            distill,
+            config.sampling,
+            student.eos_token_ids,
+            student.pad_token_id,
+            optimizer,
+            lambda step: config.optimizer.learning_rate * schedule(step),
+        ),
+        evaluate=make_evaluate(model, teacher_model, distill),
+        batch=batch,
+        eval_batches=lambda: data.held_out.batches(size) if data.held_out is not None else (),
+        finish=lambda means: means | {"perplexity": math.exp(min(means["cross_entropy"], 700.0))},
+        saved=lambda state: state._replace(teacher=()),
+        restored=lambda part: part._replace(teacher=teacher.params),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config("configs/distill_arithmetic.py", argv, DistillExperiment, __doc__ or "")
+    with plain_errors():
+        enable_compilation_cache()
+        with open_run(config.workdir, config, ignore=CHANGEABLE, name="distill") as run:
+            print(f"run directory: {run.directory}")
+            records = read_documents(config.data)
+            student = load_model(config.model.source, config.model.dtype)
+            teacher = load_model(config.teacher.source, config.teacher.dtype)
+            check_vocabulary(student, teacher)
+            data = make_data(
+                records,
+                config.data,
+                student.tokenizer,
+                student.eos_token_ids,
+                context_length=shortest_context(student, teacher),
+            )
+            print(data.summary)
+            prompts = student_prompts(config, student, teacher, records)
+            run_supervised(config, make_learner(config, student, teacher, data, prompts), run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""GRPO, RLOO, REINFORCE and their kin, from a config to a report. `--help` lists every flag.
+
+    python experiments/grpo.py
+    python experiments/grpo.py --config configs/grpo_sentiment.py:smoke --workdir /tmp/run
+    python experiments/grpo.py --task.prompts mine.jsonl --task.reward mine.py:score --seed 1
+
+Starting again with the same --workdir goes on where the run stopped.
+"""
+
+from __future__ import annotations
+
+from rljax.algorithms.grpo import make_update
+from rljax.experiment import CHANGEABLE, GRPOExperiment
+from rljax.training.compilation import enable_compilation_cache
+from rljax.training.flags import parse_config, plain_errors
+from rljax.training.on_policy import OnPolicy, train
+from rljax.training.run import open_run
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config("configs/grpo_sentiment.py", argv, GRPOExperiment, __doc__ or "")
+    with plain_errors():
+        enable_compilation_cache()
+        with open_run(config.workdir, config, ignore=CHANGEABLE, name="grpo") as run:
+            print(f"run directory: {run.directory}")
+            train(OnPolicy(config, make_update, "none"), run)
+
+
+if __name__ == "__main__":
+    main()

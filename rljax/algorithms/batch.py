@@ -1,0 +1,152 @@
+"""What every on-policy algorithm does with a batch of scored completions before it learns.
+
+B completions, C completion slots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from rljax.kl import KLConfig
+from rljax.masking import LossAggregation, token_weights
+from rljax.rewards.shaping import (
+    RunningMoments,
+    clip_scores,
+    penalise_missing_eos,
+    penalise_not_found,
+    scale_scores,
+    update_running_moments,
+)
+from rljax.types import Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicyConfig:
+    """Batches, passes, score rules and reference: common to all on-policy algorithms."""
+
+    batch_size: int = 64
+    """Completions a step (episodes)."""
+    samples_per_prompt: int = 1
+    """Completions of each prompt in a batch."""
+    num_epochs: int = 4
+    """Passes over each batch."""
+    num_minibatches: int = 1
+    """Optimizer updates in a pass."""
+    gradient_accumulation: int = 1
+    """Parts that a minibatch is computed in; the update is the same, the memory smaller."""
+    loss_aggregation: LossAggregation = "token"
+    """token: mean over tokens; sequence: mean of sequence means; constant: over B * slots."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus; 0 does not compute it."""
+    kl: KLConfig = KLConfig(coef=0.15, controller="openai")
+    """The penalty that keeps the policy near its reference."""
+    missing_eos_penalty: float | None = None
+    """Score of a completion that never ends, in place of the reward's; None: no such rule."""
+    truncate_token: int | None = None
+    """Cut completions after the first such token id (GPT-2's '.' is 13); None: no such rule."""
+    truncate_after: int = 16
+    """Only truncate tokens at or after this position (from 0) count."""
+    truncate_penalty: float = -1.0
+    """Score of a completion without a truncate token."""
+    scale_scores: Literal["none", "std", "mean_std"] = "none"
+    """Divide scores by their running deviation (std), after centring (mean_std)."""
+    clip_scores: float | None = None
+    """Hold scores, once scaled, within plus and minus this; None: no bound."""
+    ref_sync_every: int = 0
+    """Steps between moves of the reference towards the policy (TR-DPO); 0: never."""
+    ref_sync_mix: float = 0.6
+    """Share of the policy in the reference after a move; 1: reset to the policy."""
+    score_rows: int = 1024
+    """Tokens whose logits exist at once when completions are scored."""
+
+    def validate(self) -> None:
+        """Raise ValueError on sizes that do not divide and values that mean nothing."""
+        for name in (
+            "batch_size",
+            "samples_per_prompt",
+            "num_epochs",
+            "num_minibatches",
+            "gradient_accumulation",
+            "score_rows",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        parts = self.num_minibatches * self.gradient_accumulation
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of num_minibatches x "
+                f"gradient_accumulation = {parts}"
+            )
+        if self.batch_size % self.samples_per_prompt:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of samples_per_prompt "
+                f"{self.samples_per_prompt}"
+            )
+        self.require(
+            clip_scores=(self.clip_scores is None or self.clip_scores > 0, "positive"),
+            truncate_after=(self.truncate_after >= 0, "at least 0"),
+            ref_sync_every=(self.ref_sync_every >= 0, "at least 0"),
+            ref_sync_mix=(0 < self.ref_sync_mix <= 1, "in (0, 1]"),
+        )
+
+    def require(self, **rules: tuple[bool, str]) -> None:
+        """Raise ValueError for the first field whose rule does not hold."""
+        for name, (good, rule) in rules.items():
+            if not good:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {rule}")
+
+
+def drop_failed(rollout: Rollout, scores: jax.Array) -> tuple[Rollout, jax.Array, jax.Array]:
+    """Take completions whose reward failed (score NaN) out of the batch: they have no tokens.
+
+    What is masked reaches no mean, no loss and no gradient. Returns the rollout, the scores with 0
+    in their place, and which were good [B].
+    """
+    good = ~jnp.isnan(scores)
+    completions = rollout.completions
+    mask = completions.mask & good[:, None]
+    completions = completions._replace(
+        mask=mask,
+        log_probs=jnp.where(mask, completions.log_probs, 0),
+        values=jnp.where(mask, completions.values, 0),
+    )
+    ref_log_probs = jnp.where(mask, rollout.ref_log_probs, 0)
+    dropped = rollout._replace(completions=completions, ref_log_probs=ref_log_probs)
+    return dropped, jnp.where(good, scores, 0), good
+
+
+def final_scores(
+    config: OnPolicyConfig,
+    eos_token_ids: Sequence[int],
+    moments: RunningMoments,
+    rollout: Rollout,
+    scores: jax.Array,
+    good: jax.Array,
+) -> tuple[jax.Array, RunningMoments]:
+    """Apply the score rules [B] -> [B]: scaling, bound, missing-EOS and truncation penalties."""
+    moments = update_running_moments(moments, jnp.where(good, scores, jnp.nan))
+    if config.scale_scores != "none":
+        centre = config.scale_scores == "mean_std"
+        scores = scale_scores(scores, moments, shift_mean=centre)
+    if config.clip_scores is not None:
+        scores = clip_scores(scores, limit=config.clip_scores)
+    tokens, mask = rollout.completions.tokens, rollout.completions.mask
+    if config.missing_eos_penalty is not None:
+        penalty = config.missing_eos_penalty
+        scores = penalise_missing_eos(scores, tokens, mask, eos_token_ids, penalty=penalty)
+    if config.truncate_token is not None:
+        late = jnp.arange(tokens.shape[1]) >= config.truncate_after
+        found = jnp.any((tokens == config.truncate_token) & mask & late, axis=1)
+        scores = penalise_not_found(scores, found, penalty=config.truncate_penalty)
+    return jnp.where(good, scores, 0), moments
+
+
+def loss_weights(config: OnPolicyConfig, mask: jax.Array) -> jax.Array:
+    """Compute each token's share of the loss [B, C] by the config's aggregation."""
+    constant: Any = mask.shape[1] if config.loss_aggregation == "constant" else None
+    return token_weights(mask, config.loss_aggregation, constant_length=constant)

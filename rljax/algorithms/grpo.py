@@ -1,0 +1,354 @@
+"""Policy gradients without a critic: REINFORCE, RLOO, ReMax, REINFORCE++, GRPO and its kin.
+
+One small set of choices (advantage, objective, level of the ratio, aggregation, place of the KL)
+spans them; configs/grpo_sentiment.py names each method's. GRPO is Shao et al. 2024
+(https://arxiv.org/abs/2402.03300), section 4.1; the other sources stand at the choices.
+
+B completions a step, C completion slots, G of each prompt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rljax.algorithms.actor_critic import Compose, complete_params
+from rljax.algorithms.batch import OnPolicyConfig, drop_failed, final_scores, loss_weights
+from rljax.algorithms.learner import Metrics, make_learner
+from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
+from rljax.group_advantages import (
+    baseline_advantages,
+    batch_mean_advantages,
+    best_advantages,
+    group_advantages,
+    informative_groups,
+    leave_one_out_advantages,
+    overlong_penalty,
+)
+from rljax.kl import KLConfig, kl_estimate, make_kl_controller
+from rljax.losses import cispo_loss, clipped_policy_loss, sequence_log_ratio
+from rljax.masking import is_any_of, masked_whiten, token_weights, weighted_loss
+from rljax.models.transformer import Model
+from rljax.rewards.shaping import place_at_last_token
+from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.scoring import Score, make_score
+from rljax.types import Rollout, TrainState
+
+Params = dict[str, Any]
+Update = Callable[..., tuple[TrainState, Metrics]]
+GROUPED = ("leave_one_out", "group_mean", "group_std", "best")
+
+
+# ------------------------------------------------------------------------------------ Config
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig(OnPolicyConfig):
+    """What critic-free policy gradients do with a batch of scored completions."""
+
+    samples_per_prompt: int = 8
+    """Completions of each prompt in a batch: the group, G."""
+    num_epochs: int = 1
+    """Passes over each batch."""
+    advantage: Literal[
+        "none", "batch_mean", "moving_mean", "greedy", "leave_one_out", "group_mean", "group_std",
+        "best",
+    ] = "group_std"  # fmt: skip
+    """What a completion's score is compared with. none: nothing; batch_mean; moving_mean: of all
+    scores so far; greedy: the score of the greedy completion (ReMax); leave_one_out: the group's
+    others (RLOO); group_mean (Dr. GRPO); group_std: that, over the group's deviation (GRPO); best:
+    1 for the group's best, 0 else (RAFT)."""
+    whiten_advantages: bool = False
+    """Scale advantages to mean 0 and variance 1 over the batch's tokens (REINFORCE++)."""
+    objective: Literal["clip", "cispo", "reinforce"] = "clip"
+    """clip: PPO's surrogate; cispo: clipped, detached weights; reinforce: -A log p, no ratio."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Level of the ratio: each token's, or the sequence's mean (GSPO)."""
+    clip_eps: float | None = 0.2
+    """The ratio is clipped below at 1 - clip_eps, and above unless clip_eps_high is set; None with
+    objective reinforce, which has no ratio."""
+    clip_eps_high: float | None = None
+    """Clip above at 1 + clip_eps_high (DAPO's clip-higher); None: clip_eps."""
+    dual_clip: float | None = None
+    """Bound the loss of tokens of negative advantage at this ratio (> 1); None: off."""
+    loss_aggregation: Literal["token", "sequence", "constant"] = "sequence"
+    """token: mean over tokens (DAPO); sequence: mean of sequence means (GRPO); constant: over
+    B * slots (Dr. GRPO)."""
+    kl: KLConfig = KLConfig(coef=0.04, estimator="k3")
+    """The penalty that keeps the policy near its reference."""
+    kl_place: Literal["loss", "score", "tokens"] = "loss"
+    """Where it is charged: as a term of the loss; on the completion's score before the advantage
+    (RLOO); or on each token, with what follows it (REINFORCE++)."""
+    mask_truncated: bool = False
+    """Learn nothing from completions that were cut off (DAPO's overlong filter)."""
+    overlong_buffer: int = 0
+    """Tokens before the limit in which the score falls by up to 1 (DAPO's soft punishment); 0:
+    off."""
+    dynamic_sampling: int = 0
+    """Further batches sampled at most to replace groups of equal scores, which teach nothing
+    (DAPO); 0: off."""
+
+    def validate(self) -> None:
+        """Raise ValueError on sizes that do not divide and choices that exclude each other."""
+        super().validate()
+        eps, group = self.clip_eps, self.samples_per_prompt
+        plain = self.objective == "reinforce"
+        self.require(
+            clip_eps=(
+                (eps is None) if plain else (eps is not None and eps > 0),
+                "None with objective reinforce" if plain else "positive",
+            ),
+            clip_eps_high=(
+                self.clip_eps_high is None or (not plain and self.clip_eps_high > 0),
+                "None with objective reinforce" if plain else "positive",
+            ),
+            dual_clip=(
+                self.dual_clip is None or (self.objective == "clip" and self.dual_clip > 1),
+                "above 1, and goes with objective clip",
+            ),
+            ratio=(self.ratio == "token" or not plain, "token with objective reinforce"),
+            advantage=(
+                group > 1 or self.advantage not in GROUPED,
+                "one without a group, or samples_per_prompt above 1",
+            ),
+            overlong_buffer=(self.overlong_buffer >= 0, "at least 0"),
+            dynamic_sampling=(
+                self.dynamic_sampling >= 0 and (group > 1 or not self.dynamic_sampling),
+                "at least 0, and needs samples_per_prompt above 1",
+            ),
+            mask_truncated=(
+                not (self.mask_truncated and self.missing_eos_penalty is not None),
+                "off with missing_eos_penalty: what is not learnt from needs no score",
+            ),
+            kl_place=(
+                self.kl.coef > 0 or self.kl_place == "loss", "loss while kl.coef is 0"
+            ),
+        )  # fmt: skip
+        if self.dynamic_sampling and self.advantage == "greedy":
+            raise ValueError("dynamic_sampling compares groups: it does not go with greedy")
+
+
+# ------------------------------------------------------------------------------------ Advantages
+
+
+class Minibatch(NamedTuple):
+    """What the loss reads of a set of sequences."""
+
+    rollout: Rollout
+    advantages: jax.Array
+    """[B, C] float32."""
+    weights: jax.Array
+    """[B, C]: each token's share of the loss; they stay as they are when a minibatch is split."""
+    shares: jax.Array
+    """[B, C]: each real token's share of all real tokens, for metrics."""
+
+
+def sequence_advantages(
+    config: GRPOConfig,
+    scores: jax.Array,
+    good: jax.Array,
+    moving_mean: jax.Array,
+    greedy: jax.Array | None,
+) -> jax.Array:
+    """Compute the advantage of each completion [B] by the chosen comparison."""
+    group = config.samples_per_prompt
+    if config.advantage == "none":
+        return jnp.where(good, scores, 0)
+    if config.advantage == "batch_mean":
+        return batch_mean_advantages(scores, good)
+    if config.advantage == "moving_mean":
+        return baseline_advantages(scores, good, moving_mean)
+    if config.advantage == "greedy":
+        if greedy is None:
+            raise ValueError("advantage 'greedy' needs the scores of the greedy completions")
+        return baseline_advantages(scores, good, greedy)
+    if config.advantage == "leave_one_out":
+        return leave_one_out_advantages(scores, good, group_size=group)
+    if config.advantage == "best":
+        return best_advantages(scores, good, group_size=group)
+    divide = config.advantage == "group_std"
+    return group_advantages(scores, good, group_size=group, divide_by_std=divide)
+
+
+def token_advantages(
+    config: GRPOConfig, sequence: jax.Array, token_kl: jax.Array, mask: jax.Array, kl_coef: Any
+) -> jax.Array:
+    """Spread advantages [B] over the real tokens [B, C]; charge the KL to come; whiten."""
+    advantages = jnp.where(mask, sequence[:, None], 0)
+    if config.kl_place == "tokens":
+        to_come = jnp.cumsum(jnp.where(mask, token_kl, 0)[:, ::-1], axis=1)[:, ::-1]
+        advantages = jnp.where(mask, advantages - kl_coef * to_come, 0)
+    return masked_whiten(advantages, mask) if config.whiten_advantages else advantages
+
+
+# ---------------------------------------------------------------------------------------- Loss
+
+
+def loss_fn(
+    params: Params, kl_coef: jax.Array, batch: Minibatch, *, score: Score, config: GRPOConfig
+) -> tuple[jax.Array, Metrics]:
+    """Compute policy loss + kl_coef KL (where it is in the loss) - entropy_coef entropy.
+
+    With a minibatch in parts, the parts' losses and metrics (but maxima) add up to the whole's.
+    """
+    rollout, completions = batch.rollout, batch.rollout.completions
+    mask, old = completions.mask, completions.log_probs
+    scored = score(params["policy"], rollout.prompts, completions)
+    log_probs = jnp.where(mask, scored.log_probs, 0)  # a failed completion's tokens are masked
+    token_ratio = log_probs - old
+    log_ratio = sequence_log_ratio(log_probs, old, mask) if config.ratio == "sequence" else (
+        token_ratio
+    )  # fmt: skip
+    if config.objective == "reinforce":
+        losses, clipped = -batch.advantages * log_probs, jnp.zeros(mask.shape, bool)
+    else:
+        clip: dict[str, Any] = {
+            "clip_eps": config.clip_eps,
+            "clip_eps_high": config.clip_eps_high,
+        }
+        if config.objective == "cispo":
+            losses, clipped = cispo_loss(log_probs, log_ratio, batch.advantages, **clip)
+        else:
+            losses, clipped = clipped_policy_loss(
+                log_ratio, jnp.zeros_like(old), batch.advantages,
+                dual_clip=config.dual_clip, **clip,
+            )  # fmt: skip
+    policy_loss = weighted_loss(losses, batch.weights)
+    entropy = weighted_loss(scored.entropy, batch.weights)
+    loss = policy_loss - config.entropy_coef * entropy
+    metrics = {
+        "policy/loss": policy_loss,
+        "policy/clip_fraction": jnp.sum(batch.shares * clipped),
+        "policy/approx_kl": jnp.sum(batch.shares * 0.5 * jnp.square(token_ratio)),
+        "policy/ratio_max": jnp.max(jnp.exp(log_ratio)),
+        "health/sampler_logprob_gap": jnp.max(jnp.abs(token_ratio)),
+    }
+    if config.kl_place == "loss":
+        kl = kl_estimate(log_probs, rollout.ref_log_probs, config.kl.estimator)
+        penalty = weighted_loss(kl, batch.weights)
+        loss = loss + kl_coef * penalty
+        metrics["policy/kl_loss"] = penalty
+    if config.entropy_coef:
+        metrics["policy/entropy"] = jnp.sum(batch.shares * scored.entropy)
+    return loss, metrics
+
+
+# -------------------------------------------------------------------------------------- Update
+
+
+def make_update(
+    model: Model,
+    config: GRPOConfig,
+    sampling: SamplingConfig,
+    eos_token_ids: Sequence[int],
+    optimizer: optax.GradientTransformation,
+    compose: Compose = lambda base, policy: policy,
+) -> Update:
+    """Build update(state, rollout, scores [B] float32, key, greedy [B] or None) -> state, metrics.
+
+    Pure: epochs x minibatches x parts run inside. `key` only shuffles sequences into minibatches;
+    rows g G to (g + 1) G must be one prompt's. A score of NaN is a failed reward: the completion
+    teaches nothing. greedy: scores of the greedy completions, for that advantage.
+    compose: makes whole models of the trained parts and the frozen `ref_params`.
+    Raises ValueError for an impossible config.
+    """
+    config.validate()
+    entropy, rows = config.entropy_coef != 0, config.score_rows
+    score = make_score(model, sampling, eos_token_ids, with_entropy=entropy, rows=rows)
+    controller = make_kl_controller(config.kl)
+
+    def loss(params: Params, frozen: Any, batch: Minibatch) -> tuple[jax.Array, Metrics]:
+        base, kl_coef = frozen
+        whole = complete_params(compose, params, base)
+        return loss_fn(whole, kl_coef, batch, score=score, config=config)
+
+    learn = make_learner(
+        loss,
+        optimizer,
+        num_epochs=config.num_epochs,
+        num_minibatches=config.num_minibatches,
+        parts=config.gradient_accumulation,
+    )
+
+    def judge(
+        state: TrainState, rollout: Rollout, scores: jax.Array, good: jax.Array, greedy: Any
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Return final scores [B], advantages [B, C] and the scores' moments."""
+        completions = rollout.completions
+        mask = completions.mask
+        final, moments = final_scores(
+            config, eos_token_ids, state.score_moments, rollout, scores, good
+        )
+        if config.overlong_buffer:
+            lengths, room = jnp.sum(mask, axis=1), mask.shape[1]
+            final += overlong_penalty(lengths, max_length=room, buffer=config.overlong_buffer)
+        kl = kl_estimate(completions.log_probs, rollout.ref_log_probs, config.kl.estimator)
+        compared = final
+        if config.kl_place == "score":
+            compared = final - state.kl_coef * jnp.sum(jnp.where(mask, kl, 0), axis=1)
+        seen = state.score_moments
+        mean = jnp.where(seen.count > 0, seen.mean, moments.mean)
+        sequence = sequence_advantages(config, compared, good, mean, greedy)
+        return final, token_advantages(config, sequence, kl, mask, state.kl_coef), moments
+
+    def update(
+        state: TrainState,
+        rollout: Rollout,
+        scores: jax.Array,
+        key: jax.Array,
+        greedy: jax.Array | None = None,
+    ) -> tuple[TrainState, Metrics]:
+        informative = informative_groups(
+            scores, ~jnp.isnan(scores), group_size=config.samples_per_prompt
+        )
+        kl = rollout_kl(rollout)  # needs no score: of the whole batch
+        rollout, scores, good = drop_failed(rollout, scores)
+        final, advantages, moments = judge(state, rollout, scores, good, greedy)
+        mask = rollout.completions.mask
+        report = rollout_metrics(
+            rollout, scores, good, final, place_at_last_token(final, mask), advantages,
+            eos_token_ids,
+        )  # fmt: skip
+        learnt = mask & ~_cut_off(rollout, eos_token_ids)[:, None] if config.mask_truncated else (
+            mask
+        )  # fmt: skip
+
+        def prepare(rows: tuple[Rollout, jax.Array, jax.Array]) -> Minibatch:
+            part, weighed, advantage = rows
+            shares = token_weights(part.completions.mask, "token")
+            return Minibatch(part, advantage, loss_weights(config, weighed), shares)
+
+        (params, opt_state), metrics = learn(
+            (state.params, state.opt_state),
+            (state.ref_params, state.kl_coef),
+            (rollout, learnt, advantages),
+            prepare,
+            key,
+        )
+        report |= update_metrics(metrics) | {
+            "objective/kl": kl,
+            "objective/kl_coef": state.kl_coef,
+            "objective/informative_groups": jnp.mean(informative.astype(jnp.float32)),
+        }
+        state = state._replace(
+            params=params,
+            opt_state=opt_state,
+            kl_coef=controller.update(state.kl_coef, kl, scores.shape[0]),
+            score_moments=moments,
+            step=state.step + 1,
+        )
+        return state, report
+
+    return update
+
+
+def _cut_off(rollout: Rollout, eos_token_ids: Sequence[int]) -> jax.Array:
+    """Say which completions [B] fill all slots without an end."""
+    completions = rollout.completions
+    ended = jnp.any(is_any_of(completions.tokens, eos_token_ids) & completions.mask, axis=1)
+    return jnp.all(completions.mask, axis=1) & ~ended

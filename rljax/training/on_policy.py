@@ -1,0 +1,339 @@
+"""Train a policy on its own completions, whatever the algorithm: sample, judge, learn.
+
+An algorithm is its `make_update` and a config; what all of them share is here: the compiled
+functions, the first step's checks, evaluation, checkpoints and the exact resumption of a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rljax.algorithms.actor_critic import (
+    Compose,
+    complete_params,
+    init_state,
+    make_act,
+    sync_reference,
+)
+from rljax.algorithms.metrics import rollout_kl
+from rljax.errors import UserError
+from rljax.experiment import OnPolicyExperiment
+from rljax.kl import make_kl_controller
+from rljax.models import make_model
+from rljax.models.flops import forward_flops
+from rljax.models.trainable import make_trainable
+from rljax.rollout.agreement import check_ratio, check_start_kl
+from rljax.rollout.keys import Role, role_key
+from rljax.rollout.scoring import make_score
+from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
+from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
+from rljax.training.batches import collect
+from rljax.training.checkpoint import Checkpoints
+from rljax.training.compilation import CompileCounter, announce
+from rljax.training.config_json import config_to_json, flatten_config
+from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.policies import load_model
+from rljax.training.policy_report import completion_rows, log_evaluation, report
+from rljax.training.progress import Progress
+from rljax.training.run import Run
+from rljax.training.throughput import matmul_rate
+from rljax.training.writer import MetricsWriter
+from rljax.types import Prompts, Rollout, TrainState
+
+
+class OnPolicy:
+    """Everything that does not change during a run: model, task and compiled functions.
+
+    Args:
+      config: the experiment.
+      make_update: (model, algorithm, sampling, eos_token_ids, optimizer, compose) -> update.
+      critic: where values come from.
+    """
+
+    def __init__(
+        self,
+        config: OnPolicyExperiment,
+        make_update: Callable[..., Any],
+        critic: Literal["shared", "separate", "none"],
+    ) -> None:
+        algorithm = config.algorithm
+        self.config, self.algorithm, self.critic = config, algorithm, critic
+        self.pretrained = load_model(config.model.source, config.model.dtype)
+        self.model = make_model(
+            self.pretrained.model.config,
+            remat=config.model.remat,
+            scan_layers=config.model.scan_layers,
+        )
+        self.tokenizer = self.pretrained.tokenizer
+        room = self.model.config.context_length - config.sampling.max_new_tokens
+        self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
+        self.ends = (
+            *self.pretrained.eos_token_ids,
+            *stop_token_ids(config.task, self.tokenizer),
+        )
+        print(self.task.summary)
+        if config.eval_prompts > len(self.task.held_out):
+            raise UserError(
+                f"eval_prompts is {config.eval_prompts}, but only {len(self.task.held_out)} "
+                "prompts are held out: lower it, or raise --task.held-out-fraction"
+            )
+        updates = algorithm.num_epochs * algorithm.num_minibatches
+        self.optimizer = make_optimizer(
+            config.optimizer, num_steps=config.steps, updates_per_step=updates
+        )
+        self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
+        self.trainable = make_trainable(config.lora, config.train_layers)
+        self._compile(make_update, self.trainable.compose)
+
+    def _compile(self, make_update: Callable[..., Any], compose: Compose) -> None:
+        """Build the functions of a step; `jit` and donation stand here."""
+        sampling, algorithm = self.config.sampling, self.algorithm
+        eos, pad = self.ends, self.pretrained.pad_token_id
+        act = make_act(
+            self.model,
+            sampling,
+            eos,
+            pad,
+            truncate_token=algorithm.truncate_token,
+            truncate_after=algorithm.truncate_after,
+        )
+        greedy = make_act(
+            self.model,
+            dataclasses.replace(sampling, temperature=0.0),
+            eos,
+            pad,
+            truncate_token=algorithm.truncate_token,
+            truncate_after=algorithm.truncate_after,
+        )
+        score = make_score(self.model, sampling, eos, rows=algorithm.score_rows)
+        update = make_update(self.model, algorithm, sampling, eos, self.optimizer, compose)
+
+        def complete(params: Any, base: Any) -> Any:
+            return complete_params(compose, params, base)
+
+        self._act = jax.jit(lambda params, base, *batch: act(complete(params, base), *batch))
+        self._act_greedily = None
+        if getattr(algorithm, "advantage", None) == "greedy":
+            self._act_greedily = jax.jit(
+                lambda params, base, *batch: greedy(complete(params, base), *batch)
+            )
+        self.further_batches: int = getattr(algorithm, "dynamic_sampling", 0)
+        self._score = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
+        self._score_policy = jax.jit(
+            lambda params, base, *batch: score(complete(params, base)["policy"], *batch).log_probs
+        )
+        self.update = jax.jit(update, donate_argnums=0)
+        self.sync_reference = jax.jit(sync_reference, static_argnums=1, donate_argnums=0)
+
+    def act(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Any:
+        """Sample completions of the policy."""
+        return self._act(state.params, state.ref_params, prompts, key)
+
+    def reference_log_probs(self, state: TrainState, *batch: Any) -> jax.Array:
+        """Score prompts and completions under the reference: [B, C]."""
+        return self._score(state.ref_params, *batch)
+
+    def first_state(self) -> TrainState:
+        """Make the state of step 0."""
+        params = self.pretrained.params
+        policy, base = self.trainable.split(params, jax.random.key(self.config.seed))
+        whole = policy is base
+        return init_state(
+            policy if whole else jax.tree.map(jnp.copy, policy),
+            self.model.config.hidden_size,
+            self.optimizer,
+            critic=self.critic,
+            kl_coef=make_kl_controller(self.algorithm.kl).init(),
+            base=None if whole else base,
+        )
+
+    def saved_part(self, state: TrainState) -> TrainState:
+        """Leave out of checkpoints what the config gives back: a reference that never moves."""
+        return state if self.algorithm.ref_sync_every else state._replace(ref_params={})
+
+    def training_batch(self, step: int) -> tuple[np.ndarray, Prompts]:
+        """Draw the prompts of a step: a pure function of seed and step."""
+        c, prompts = self.config, self.task.train
+        distinct = batch_indices(
+            step,
+            size=len(prompts),
+            batch_size=self.algorithm.batch_size // self.algorithm.samples_per_prompt,
+            seed=c.seed,
+        )
+        indices = np.repeat(distinct, self.algorithm.samples_per_prompt)
+        pad = self.pretrained.pad_token_id
+        return indices, make_batch(prompts, indices, pad_id=pad, multiple=c.prompt_multiple)
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """Judge the policy on the held-out prompts, with the same noise every time."""
+        key = role_key(self.config.seed, Role.EVALUATION)
+        with announce("the sampler"):
+            return evaluate(
+                lambda batch: self.act(state, batch, key),
+                lambda *batch: self.reference_log_probs(state, *batch),
+                self.task,
+                self.task.held_out,
+                np.arange(self.config.eval_prompts),
+                tokenizer=self.tokenizer,
+                pad_id=self.pretrained.pad_token_id,
+                batch_size=self.algorithm.batch_size,
+                multiple=self.config.prompt_multiple,
+            )
+
+    def greedy_scores(self, state: TrainState, step: int) -> tuple[jax.Array, ...]:
+        """Judge the greedy completions of a step's prompts, [B]; nothing where not asked for."""
+        if self._act_greedily is None:
+            return ()
+        group = self.algorithm.samples_per_prompt
+        indices, prompts = self.training_batch(step)
+        one_each = jax.tree.map(lambda x: x[::group], prompts)
+        with announce("the greedy sampler"):
+            made = self._act_greedily(state.params, state.ref_params, one_each, jax.random.key(0))
+        texts = decode_completions(self.tokenizer, made)
+        judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
+        return (jnp.repeat(jnp.asarray(judged.scores), group),)
+
+    def step_flops(self, prompt_slots: int) -> float:
+        """Count the operations of a step: sampling, reference, and the update's passes."""
+        model, batch = self.model.config, self.algorithm.batch_size
+        new = self.config.sampling.max_new_tokens
+        length = prompt_slots + new
+        forward = forward_flops(model, batch * length, attended=length / 2, head_tokens=batch * new)
+        critic = forward_flops(model, batch * length, attended=length / 2, head_tokens=0)
+        own = self.critic == "separate"
+        passes = 3 * self.algorithm.num_epochs
+        return 2 * forward + own * critic + passes * (forward + own * critic)
+
+    def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:
+        """Stop before anything is learnt if sampler, learner or reference disagree."""
+        config = self.config
+        if config.model.dtype != "float32":
+            return
+        if config.max_ratio_gap is not None:
+            scored = self._score_policy(
+                state.params, state.ref_params, rollout.prompts, rollout.completions
+            )
+            check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
+        if config.max_start_kl is not None and int(state.step) == 0:
+            check_start_kl(float(rollout_kl(rollout)), tolerance=config.max_start_kl)
+
+
+def check_finite(metrics: dict[str, float], step: int) -> None:
+    """Raise UserError if the update gave a NaN or an infinity."""
+    for name in ("policy/loss", "value/loss", "optim/grad_norm"):
+        if not np.isfinite(metrics.get(name, 0.0)):
+            raise UserError(
+                f"{name} is {metrics[name]} at step {step}: the update broke the policy, which is "
+                "not saved. Lower --optimizer.learning-rate, or look at the scores of this step "
+                "in completions.jsonl; the last checkpoint is intact"
+            )
+
+
+def one_step(
+    setup: OnPolicy, state: TrainState, step: int, writer: MetricsWriter, *, first: bool
+) -> tuple[TrainState, dict[str, float]]:
+    """Sample, judge, learn: one batch of completions."""
+    config, algorithm = setup.config, setup.algorithm
+    batch = collect(setup, state, step)
+    rollout, made = batch.rollout, batch.rollout.completions
+    if first:
+        setup.check_first_step(state, rollout, batch.texts)
+    shown = batch.prompts[: config.log_completions]
+    writer.completions(step + 1, completion_rows(shown, rollout, batch.texts, batch.scores))
+    good = batch.scores[np.isfinite(batch.scores)]
+    if good.size:
+        writer.histogram(step + 1, "objective/scores", good)
+    writer.histogram(step + 1, "completion/length", np.sum(made.mask, axis=1))
+    more = setup.greedy_scores(state, step)
+    update_started = time.perf_counter()
+    with announce("the update"):
+        key = role_key(config.seed, Role.SHUFFLING, step)
+        state, metrics = setup.update(state, rollout, jnp.asarray(batch.scores), key, *more)
+    if algorithm.ref_sync_every and (step + 1) % algorithm.ref_sync_every == 0:
+        state = setup.sync_reference(state, algorithm.ref_sync_mix)
+    report = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    times = batch.seconds | {"update": time.perf_counter() - update_started}
+    seconds = sum(times.values())
+    flops = setup.step_flops(rollout.prompts.tokens.shape[1])
+    peak = matmul_rate(jnp.dtype(config.model.dtype))
+    report |= {f"time/{part}_s": value for part, value in times.items()} | {
+        "optim/learning_rate": float(setup.learning_rate(step)) * config.optimizer.learning_rate,
+        "perf/tokens_per_s": float(np.sum(made.mask)) / seconds,
+        "perf/model_flops_utilisation": flops / seconds / peak,
+    }
+    report |= batch.judged
+    if setup.further_batches:
+        report["objective/samples"] = batch.samples
+    return state, report
+
+
+def train(setup: OnPolicy, run: Run) -> None:
+    """Run the steps that are left, then judge and report."""
+    config = setup.config
+    checkpoints = Checkpoints(run.checkpoint_dir, keep_last=config.keep_checkpoints)
+    held: dict[str, Any] = {"before": None}
+    sizes: dict[str, int] | None = None
+    like = setup.saved_part(jax.eval_shape(setup.first_state))
+    found = checkpoints.restore(like) if run.resumed else None
+    if found is None:
+        state = setup.first_state()
+    else:
+        _, restored, held = found
+        sizes = held.pop("files")
+        reference = restored.ref_params or setup.pretrained.params
+        state = restored._replace(ref_params=reference)
+        print(f"resumed {run.directory} at step {int(state.step)}")
+    start = int(state.step)
+    writer = MetricsWriter(run.directory, resume_step=start if found else None, sizes=sizes)
+    with checkpoints, writer, CompileCounter() as compiled, Progress(config.steps, start) as bar:
+        if found is None:
+            writer.config_text(config_to_json(config))
+            writer.hparams(flatten_config(config), ["objective/scores", "objective/kl"])
+            if config.eval_prompts:
+                result = setup.evaluate(state)
+                log_evaluation(writer, 0, result)
+                held["before"] = result.scores.tolist()
+        for step in range(start, config.steps):
+            try:
+                state, metrics = one_step(setup, state, step, writer, first=step == start)
+            except UserError:
+                save(setup, checkpoints, state, step, held, writer, None)  # nothing is lost
+                raise
+            metrics["perf/compile_count"] = compiled.count
+            done = step + 1
+            writer.scalars(done, metrics)
+            bar.update(done, score=metrics["objective/scores"], KL=metrics["objective/kl"])
+            check_finite(metrics, done)
+            if config.eval_every and done % config.eval_every == 0 and done < config.steps:
+                log_evaluation(writer, done, setup.evaluate(state))
+            last = done == config.steps or run.should_stop
+            if last or done % config.checkpoint_every == 0:
+                save(setup, checkpoints, state, done, held, writer, metrics["objective/scores"])
+            if run.should_stop and done < config.steps:
+                print(f"stopped at step {done}; the same command resumes")
+                return
+        if config.eval_prompts:
+            result = setup.evaluate(state)
+            log_evaluation(writer, config.steps, result)
+            report(np.asarray(held["before"], np.float32), result, run.directory)
+
+
+def save(
+    setup: OnPolicy,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    step: int,
+    held: dict[str, Any],
+    writer: MetricsWriter,
+    score: float | None,
+) -> None:
+    """Save the state of a step, after its metrics are on disk."""
+    files = writer.flush()
+    checkpoints.save(step, setup.saved_part(state), {**held, "files": files}, score=score)

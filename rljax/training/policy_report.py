@@ -1,0 +1,78 @@
+"""What a run writes about its policy: completions, evaluations, and the change at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rljax.reporting.statistics import bootstrap_mean, bootstrap_paired_difference
+from rljax.tasks.evaluation import Evaluation
+from rljax.training.writer import MetricsWriter
+from rljax.types import Rollout
+
+
+def completion_rows(
+    prompts: list[str], rollout: Rollout, texts: list[str], scores: np.ndarray
+) -> list[dict[str, Any]]:
+    """Make the rows of the completions table, one for each of `prompts`: the first of the batch."""
+    made = rollout.completions
+    kl = np.sum(np.asarray(made.log_probs) - np.asarray(rollout.ref_log_probs), axis=1)
+    lengths = np.sum(made.mask, axis=1)
+    return [
+        {
+            "prompt": prompt,
+            "completion": texts[row],
+            "score": float(scores[row]),
+            "kl": float(kl[row]),
+            "tokens": int(lengths[row]),
+        }
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None:
+    """Write an evaluation's means and its first completions."""
+    interval = bootstrap_mean(result.scores)
+    writer.scalars(
+        step,
+        {
+            "eval/scores": interval.mean,
+            "eval/scores_low": interval.low,
+            "eval/scores_high": interval.high,
+            "eval/kl": float(np.mean(result.kl)),
+            "eval/length": float(np.mean(result.lengths)),
+            "eval/reward_failures": result.failures,
+        },
+    )
+    rows = [
+        {"prompt": prompt, "completion": text, "score": float(score), "kl": float(kl)}
+        for prompt, text, score, kl in zip(
+            result.prompts, result.completions, result.scores, result.kl, strict=True
+        )
+    ]
+    writer.completions(step, [{"held_out": True, **row} for row in rows], name="eval/completions")
+
+
+def report(before: np.ndarray, after: Evaluation, directory: Path) -> None:
+    """Print and save how the held-out score changed, with a paired bootstrap interval."""
+    change = bootstrap_paired_difference(before, after.scores)
+    start, end = bootstrap_mean(before), bootstrap_mean(after.scores)
+    result = {
+        "prompts": len(before),
+        "score_before": start._asdict(),
+        "score_after": end._asdict(),
+        "change": change._asdict(),
+        "kl": float(np.mean(after.kl)),
+    }
+    (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"held-out score, {len(before)} prompts, 95% bootstrap intervals:")
+    for name, row in (("before", start), ("after", end), ("change", change)):
+        print(f"  {name:<7}{row.mean:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]")
+    print(f"  KL from the reference {np.mean(after.kl):.2f} nats per completion")
+    for prompt, text, score in list(
+        zip(after.prompts, after.completions, after.scores, strict=True)
+    )[:5]:
+        print(f"  {score:+.2f}  {prompt!r} -> {text!r}")

@@ -1,0 +1,110 @@
+"""What the on-policy loop does for an algorithm: adapters, refilled batches, greedy baselines."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rljax.models import load_pretrained
+from rljax.training.checkpoint import Checkpoints
+from rljax.training.trained import load_trained
+from tests.experiments.conftest import ROOT
+
+REWARD = """
+def coarse(prompts, completions):
+    return [float(sum(text.encode()) % 2) for text in completions]
+"""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, script):
+    """Return a function that runs a script for a few tiny steps: its directory."""
+    folder = tmp_path_factory.mktemp("loop")
+    rows = [{"prompt": f"{i:02d} is a prompt"} for i in range(60)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "reward.py").write_text(REWARD)
+
+    def run(name, workdir, **flags):
+        given = {
+            "config": f"{ROOT}/configs/{name}_sentiment.py:smoke",
+            "workdir": folder / workdir,
+            "task.prompts": folder / "prompts.jsonl",
+            "task.reward": f"{folder}/reward.py:coarse",
+            "task.prompt-tokens": 8,
+            "task.min-prompt-tokens": 4,
+            "sampling.max-new-tokens": 4,
+            "steps": 2,
+            "checkpoint-every": 1,
+            "eval-prompts": 0,
+            "optimizer.learning-rate": 0.01,
+            "optimizer.schedule": "constant",
+        } | flags
+        script(name).main([part for k, v in given.items() for part in (f"--{k}", str(v))])
+        return folder / workdir
+
+    return run
+
+
+def metrics_of(directory) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").open()]
+
+
+@pytest.mark.parametrize("part", [{"lora.rank": 2}, {"train-layers": 1}], ids=str)
+def test_only_a_part_is_trained_saved_and_loaded(start, part):
+    name = next(iter(part))
+    directory = start("ppo", name, **part)
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        saved = checkpoints.arrays(2)
+    policy = [path for path in saved if path.startswith("params.policy")]
+    base = load_pretrained("random:tiny-llama").params
+    assert 0 < len(policy) < len(jax.tree.leaves(base))
+    assert not any(path.startswith("ref_params") for path in saved)
+    trained = load_trained(directory).pretrained.params
+    assert jax.tree.structure(trained) == jax.tree.structure(base)
+    changed = {
+        jax.tree_util.keystr(path)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(trained), jax.tree.leaves(base), strict=True
+        )
+        if not np.array_equal(a, b)
+    }
+    assert changed and not any("embed" in path for path in changed)
+
+
+def test_adapters_resume_bit_for_bit(start):
+    flags = {"lora.rank": 2}
+    start("ppo", "parts", **flags, steps=1)
+    parts = metrics_of(start("ppo", "parts", **flags, steps=3))
+    whole = metrics_of(start("ppo", "whole", **flags, steps=3))
+    assert len(parts) == 3
+    for a, b in zip(parts, whole, strict=True):
+        exact = {k for k in a if not k.startswith(("time/", "perf/"))}
+        assert {k: a[k] for k in exact} == {k: b[k] for k in exact}
+
+
+def test_groups_of_equal_scores_are_replaced(start):
+    flags = {"grpo.batch-size": 8, "grpo.samples-per-prompt": 2}
+    plain = metrics_of(start("grpo", "plain", **flags))
+    filled = metrics_of(start("grpo", "filled", **flags, **{"grpo.dynamic-sampling": 6}))
+    assert all("objective/samples" not in row for row in plain)
+    assert plain[0]["objective/informative_groups"] < 1
+    for row in filled:
+        assert row["objective/samples"] % 8 == 0
+        assert row["objective/informative_groups"] == 1 or row["objective/samples"] == 56
+    assert filled[0]["objective/informative_groups"] > plain[0]["objective/informative_groups"]
+    assert filled[0]["health/sampler_logprob_gap"] < 1e-5  # re-padded prompts keep positions
+
+
+def test_the_greedy_baseline_is_sampled(start):
+    flags = {"grpo.samples-per-prompt": 1, "grpo.advantage": "greedy"}
+    rows = metrics_of(start("grpo", "greedy", **flags))
+    assert len(rows) == 2 and all(np.isfinite(row["policy/loss"]) for row in rows)
+
+
+def test_the_reference_of_adapters_cannot_move(fails):
+    message = fails(
+        "ppo", "--config", f"{ROOT}/configs/ppo_sentiment.py:smoke",
+        "--lora.rank", 2, "--ppo.ref-sync-every", 1,
+    )  # fmt: skip
+    assert "ref_sync_every 1 moves the reference" in message
