@@ -12,21 +12,31 @@ import pytest
 
 import rljax
 from rljax.algorithms.dpo import DPOConfig
-from rljax.algorithms.reward_model import RewardModelConfig
 from rljax.experiment import PreferenceExperiment, RewardExperiment
 from rljax.models import load_pretrained
-from rljax.rewards import load_reward, score_texts
+from rljax.rewards import load_reward
+from rljax.rewards.protocol import judge_texts
 from rljax.tasks.preference_batches import PreferenceSet
 from rljax.tasks.preferences import PreferenceConfig
 from rljax.training.flags import load_config
 from rljax.training.flags import validate as validate_config
+from rljax.training.preferences import load_preferences, make_preference_learner
+from rljax.training.reward_models import make_reward_learner, sample_reference
 from rljax.training.trained import load_trained
 from rljax.training.writer import read_jsonl
 
 ROOT = Path(rljax.__file__).parents[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs(cache):
+    """Compile without optimisation: these programs run a few times on tiny arrays."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     path = tmp_path_factory.mktemp("preferences") / "pairs.jsonl"
     rows = [
@@ -52,14 +62,14 @@ def flags(kind, pairs, workdir, **changes):
     return [part for name, value in chosen.items() for part in (f"--{name}", str(value))]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dpo_run(tmp_path_factory, script, cache, pairs):
     directory = tmp_path_factory.mktemp("dpo") / "run"
     script("dpo").main(flags("dpo", pairs, directory))
     return directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def reward_run(tmp_path_factory, script, cache, pairs):
     directory = tmp_path_factory.mktemp("reward") / "run"
     script("reward_model").main(flags("reward_model", pairs, directory))
@@ -147,50 +157,54 @@ def test_a_reward_run_says_how_right_and_how_sure_it_is(reward_run):
     assert settings["logit_scale"] > 0 and settings["logit_scale"] != 1
 
 
-def test_the_reward_plugs_into_ppo_and_evaluate(reward_run, script, tmp_path, capsys, pairs):
+def test_the_reward_plugs_into_every_task(reward_run, script, tmp_path, pairs):
     rows = read_jsonl(pairs)
     prompts, completions = [r["prompt"] for r in rows[:4]], [r["chosen"] for r in rows[:4]]
-    expected = score_texts(load_reward(f"model:{reward_run}"), prompts, completions)
-    again = score_texts(load_reward(f"model:{reward_run}/reward_model"), prompts, completions)
-    np.testing.assert_array_equal(expected, again)
+    run, folder = (
+        judge_texts(load_reward(f"model:{place}"), prompts, completions).scores
+        for place in (reward_run, reward_run / "reward_model")
+    )
+    np.testing.assert_array_equal(run, folder)
     chosen = {
-        "config": f"{ROOT}/configs/ppo_sentiment.py:smoke",
-        "workdir": tmp_path / "ppo",
+        "model": "random:tiny-llama",
+        "num-prompts": 4,
+        "batch-size": 4,
         "task.prompts": pairs,
-        "task.min-prompt-tokens": 1,
         "task.reward": f"model:{reward_run}",
         "sampling.max-new-tokens": 4,
-        "ppo.batch-size": 4,
-        "eval-prompts": 0,
-        "steps": 1,
+        "json": tmp_path / "report.json",
     }
     arguments = [part for name, value in chosen.items() for part in (f"--{name}", str(value))]
-    script("ppo").main(arguments)
-    capsys.readouterr()
-    written = read_jsonl(tmp_path / "ppo" / "completions.jsonl")
-    scores = score_texts(
+    script("evaluate").main(arguments)
+    written = json.loads((tmp_path / "report.json").read_text())["completions"]
+    scores = judge_texts(
         load_reward(f"model:{reward_run}"),
         [row["prompt"] for row in written],
-        [row["completion"] for row in written],
-    )
-    np.testing.assert_allclose([row["score"] for row in written], scores, rtol=1e-5)
+        [row["policy"]["completion"] for row in written],
+    ).scores
+    np.testing.assert_allclose([row["policy"]["score"] for row in written], scores, rtol=1e-4)
 
 
-@pytest.mark.parametrize("temperature, samples", [(2.0, 8), (1.0, 4)])
-def test_normalisation_flags_are_read(
-    tmp_path, script, pairs, reward_run, capsys, temperature, samples
-):
-    changes = {
-        "reward-model.normalise-temperature": temperature,
-        "reward-model.normalise-samples": samples,
-        "eval-batches": 0,
-        "data.held-out-fraction": 0,
-    }
-    del reward_run
-    script("reward_model").main(flags("reward_model", pairs, tmp_path / "run", **changes))
-    assert "normalised on the reference's completions: gain" in capsys.readouterr().out
-    one = numbers(tmp_path / "run")[0]["train/loss"]
-    assert np.isfinite(one)
+def test_normalisation_flags_are_read(pairs):
+    base = load_config(f"{ROOT}/configs/reward_model_sentiment.py:smoke", RewardExperiment)
+    data = dataclasses.replace(base.data, source=str(pairs))
+    pretrained = load_pretrained("random:tiny-llama")
+    side = load_preferences(data, "pairs", pretrained, 0.0).train
+
+    def sampled(**changes):
+        flags = dataclasses.replace(base.reward_model, **changes)
+        experiment = dataclasses.replace(base, reward_model=flags, data=data)
+        return sample_reference(experiment, pretrained, side)
+
+    prompts, made = sampled(normalise_samples=64)
+    assert made.tokens.shape == (64, side.rows.tokens.shape[2])
+    distinct = {tuple(row) for row in prompts.tokens.tolist()}
+    assert len(distinct) == len(side)  # all prompts, and second samples of some
+    assert prompts.samples.max() == 1
+    texts = {tuple(row) for row in made.tokens.tolist()}
+    assert len(texts) > 60
+    _, cold = sampled(normalise_samples=64, normalise_temperature=0.1)
+    assert not np.array_equal(cold.tokens, made.tokens)
 
 
 def test_a_reference_of_its_own_and_losses_without_one(tmp_path, script, pairs, capsys, fails):
@@ -246,6 +260,19 @@ def test_the_configs_are_possible(name, kind):
         validate_config(load_config(f"{ROOT}/configs/{name}.py{suffix}", kind))
 
 
-def test_batch_sizes_are_read():
-    assert dataclasses.replace(DPOConfig(), batch_size=3).batch_size == 3
-    assert RewardModelConfig(batch_size=5).batch_size == 5
+@pytest.mark.parametrize("kind", ["dpo", "reward_model"])
+def test_batch_sizes_are_read(kind, pairs):
+    """The learner's batches have the size of the flag."""
+    name = f"{ROOT}/configs/{kind}_sentiment.py:smoke"
+    config = load_config(name, PreferenceExperiment if kind == "dpo" else RewardExperiment)
+    flags = dataclasses.replace(getattr(config, kind), batch_size=6)
+    config = dataclasses.replace(config, **{kind: flags})
+    pretrained = load_pretrained("random:tiny-llama")
+    settings = dataclasses.replace(config.data, source=str(pairs))
+    data = load_preferences(settings, "pairs", pretrained, 0.0)
+    if isinstance(config, RewardExperiment):
+        learner = make_reward_learner(config, pretrained, data, None)
+    else:
+        learner = make_preference_learner(config, pretrained, data)
+    assert learner.batch(0).tokens.shape[0] == 6
+    assert next(iter(learner.eval_batches())).tokens.shape[0] == 6

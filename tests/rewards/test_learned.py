@@ -8,8 +8,9 @@ import pytest
 
 from rljax.models import load_pretrained, save_pretrained
 from rljax.models.heads import score_sequences
-from rljax.rewards import RewardError, load_reward, score_texts
+from rljax.rewards import RewardError, load_reward
 from rljax.rewards.learned import RewardSettings, save_reward_model
+from rljax.rewards.protocol import judge_texts
 from tests.conftest import quick_jit
 
 SETTINGS = RewardSettings(chat=False, append_eos=False, loss="pairwise", logit_scale=0.5)
@@ -49,21 +50,21 @@ def saved(path, trunk, head, **changes):
 
 def test_texts_are_scored_as_their_tokens(tmp_path, trunk, head, alone):
     reward = load_reward(saved(tmp_path / "rm", trunk, head))
-    found = score_texts(reward, PROMPTS, TEXTS, {"label": ["a"] * 19})
+    found = judge_texts(reward, PROMPTS, TEXTS, {"label": ["a"] * 19}).scores
     encode = trunk.tokenizer.encode
     expected = [
         alone(encode(p, add_special_tokens=False) + encode(c, add_special_tokens=False))
         for p, c in zip(PROMPTS, TEXTS, strict=True)
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    shuffled = score_texts(reward, PROMPTS[::-1], TEXTS[::-1])
+    shuffled = judge_texts(reward, PROMPTS[::-1], TEXTS[::-1]).scores
     np.testing.assert_allclose(shuffled[::-1], found, rtol=1e-4, atol=1e-5)
-    assert score_texts(reward, [], []).shape == (0,)
+    assert judge_texts(reward, [], []).scores.shape == (0,)
 
 
 def test_template_and_eos_are_those_of_training(tmp_path, trunk, head, alone):
     reward = load_reward(saved(tmp_path / "rm", trunk, head, chat=True, append_eos=True))
-    found = score_texts(reward, ["ask"], ["answer"])
+    found = judge_texts(reward, ["ask"], ["answer"]).scores
     tokens = list(b"user: ask\nassistant: answer") + [258]
     np.testing.assert_allclose(found, [alone(tokens)], rtol=1e-4)
 
@@ -86,5 +87,6 @@ def test_what_is_no_reward_model(tmp_path, trunk, head):
         load_reward(f"model:{tmp_path}/lm")
     reward = load_reward(saved(tmp_path / "rm", trunk, head))
     limit = trunk.model.config.context_length
-    with pytest.raises(RewardError, match=f"whose context has {limit}"):
-        score_texts(reward, ["p"], ["x" * (limit + 1)])
+    made = judge_texts(reward, ["p", "p"], ["x" * (limit + 1), "short"])
+    assert np.isnan(made.scores).tolist() == [True, False]
+    assert f"whose context has {limit}" in made.failures[0].reason
