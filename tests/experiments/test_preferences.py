@@ -12,7 +12,7 @@ import pytest
 
 import rljax
 from rljax.algorithms.dpo import DPOConfig
-from rljax.experiment import PreferenceExperiment, RewardExperiment
+from rljax.experiment import OnlineDPOExperiment, PreferenceExperiment, RewardExperiment
 from rljax.models import load_pretrained
 from rljax.rewards import load_reward
 from rljax.rewards.protocol import judge_texts
@@ -20,7 +20,11 @@ from rljax.tasks.preference_batches import PreferenceSet
 from rljax.tasks.preferences import PreferenceConfig
 from rljax.training.flags import load_config
 from rljax.training.flags import validate as validate_config
-from rljax.training.preferences import load_preferences, make_preference_learner
+from rljax.training.preferences import (
+    load_preferences,
+    make_preference_learner,
+    prepare_preferences,
+)
 from rljax.training.reward_models import make_reward_learner, sample_reference
 from rljax.training.trained import load_trained
 from rljax.training.writer import read_jsonl
@@ -207,24 +211,58 @@ def test_normalisation_flags_are_read(pairs):
     assert not np.array_equal(cold.tokens, made.tokens)
 
 
-def test_a_reference_of_its_own_and_losses_without_one(tmp_path, script, pairs, capsys, fails):
-    other = {"reference": "random:tiny-llama:7", "steps": 1}
-    script("dpo").main(flags("dpo", pairs, tmp_path / "other", **other))
-    assert abs(numbers(tmp_path / "other")[1]["rewards/margin"]) > 1e-4
-    free = {"dpo.loss": "simpo", "dpo.beta": 2.0, "steps": 1}
-    script("dpo").main(flags("dpo", pairs, tmp_path / "free", **free))
-    assert not list((tmp_path / "free").glob("reference_*.npz"))
-    capsys.readouterr()
+def test_a_reference_of_its_own_and_losses_without_one(tmp_path, pairs, fails):
+    base = load_config(f"{ROOT}/configs/dpo_sentiment.py:smoke", PreferenceExperiment)
+    base = dataclasses.replace(base, data=dataclasses.replace(base.data, source=str(pairs)))
+    policy = load_pretrained("random:tiny-llama")
+
+    def reference(name: str, **changes) -> np.ndarray:
+        folder = tmp_path / name
+        folder.mkdir()
+        experiment = dataclasses.replace(base, **changes)
+        return prepare_preferences(experiment, policy, folder).train.rows.ref_log_probs
+
+    own = reference("own")
+    other = reference("other", reference="random:tiny-llama:7")
+    assert np.isfinite(own).all() and np.abs(own - other).max() > 0.1
+    free = DPOConfig(loss="simpo", beta=2.0, batch_size=4)
+    assert np.isnan(reference("free", dpo=free)).all()
+    assert not list((tmp_path / "free").iterdir())
     wrong = flags("dpo", pairs, tmp_path / "wrong", reference="random:tiny-gpt2")
     assert "--reference must have the policy's architecture" in fails("dpo", *wrong)
-    both = flags("dpo", pairs, tmp_path / "both", **free, reference="random:tiny-llama:7")
-    assert "dpo.loss 'simpo' reads none" in fails("dpo", *both)
+    both = {"dpo.loss": "simpo", "reference": "random:tiny-llama:7"}
+    message = fails("dpo", *flags("dpo", pairs, tmp_path / "both", **both))
+    assert "dpo.loss 'simpo' reads none" in message
+
+
+def test_online_dpo_learns_from_a_learned_reward_with_adapters(tmp_path, script, pairs, reward_run):
+    chosen = {
+        "config": f"{ROOT}/configs/online_dpo_sentiment.py:smoke",
+        "workdir": tmp_path / "run",
+        "task.prompts": pairs,
+        "task.min-prompt-tokens": 1,
+        "task.reward": f"model:{reward_run}",
+        "sampling.max-new-tokens": 4,
+        "online-dpo.batch-size": 4,
+        "lora.rank": 2,
+        "eval-prompts": 0,
+        "steps": 2,
+    }
+    script("online_dpo").main([p for k, v in chosen.items() for p in (f"--{k}", str(v))])
+    rows = numbers(tmp_path / "run")
+    assert rows[0]["rewards/margin"] == pytest.approx(0, abs=1e-5)
+    assert rows[0]["policy/loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert rows[0]["objective/informative_groups"] == 1
+    trained, start = load_trained(tmp_path / "run").pretrained, load_pretrained("random:tiny-llama")
+    same = jax.tree.map(np.array_equal, trained.params, start.params)
+    assert not all(jax.tree.leaves(same))
 
 
 def test_kto_runs_on_labels_made_of_pairs(tmp_path, script, pairs, capsys):
-    script("dpo").main(flags("dpo", pairs, tmp_path / "run", **{"dpo.loss": "kto", "steps": 2}))
+    changes = {"dpo.loss": "kto", "steps": 2, "eval-batches": 0}
+    script("dpo").main(flags("dpo", pairs, tmp_path / "run", **changes))
     assert "labels to train on" in capsys.readouterr().out
-    assert numbers(tmp_path / "run")[1]["train/loss"] == pytest.approx(0.5, abs=1e-3)
+    assert numbers(tmp_path / "run")[0]["train/loss"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_errors_are_plain(fails, pairs, tmp_path):
@@ -250,7 +288,11 @@ def test_impossible_configs():
 
 @pytest.mark.parametrize(
     "name, kind",
-    [("dpo_sentiment", PreferenceExperiment), ("reward_model_sentiment", RewardExperiment)],
+    [
+        ("dpo_sentiment", PreferenceExperiment),
+        ("reward_model_sentiment", RewardExperiment),
+        ("online_dpo_sentiment", OnlineDPOExperiment),
+    ],
 )
 def test_the_configs_are_possible(name, kind):
     from rljax.training.flags import find_config, load_file
