@@ -270,9 +270,16 @@ def test_errors_are_plain(fails, pairs, tmp_path):
     assert "no .jsonl file 'none.jsonl'" in message
     scaled = {"dpo.margin-scale": 0.5, "data.pairing": "best_worst"}
     assert "needs more than two" in fails("dpo", *flags("dpo", pairs, tmp_path / "b", **scaled))
+    tied = tmp_path / "tied.jsonl"
+    ranking = {"prompt": "p", "completions": [" a", " b", " c"], "ranking": [1, 2, 2]}
+    tied.write_text(json.dumps(ranking) + "\n")
+    changes = {"data.held-out-fraction": 0, "eval-batches": 0}
+    ranked = changes | {"reward-model.loss": "plackett_luce"}
+    message = fails("reward_model", *flags("reward_model", tied, tmp_path / "d", **ranked))
+    assert f"{tied}:1: two completions are worth the same" in message
     bare = tmp_path / "bare.jsonl"
     bare.write_text(json.dumps({"prompt": "p", "chosen": " a", "rejected": " b"}) + "\n")
-    changes = {"data.held-out-fraction": 0, "eval-batches": 0, "dpo.margin-scale": 0.5}
+    changes |= {"dpo.margin-scale": 0.5}
     message = fails("dpo", *flags("dpo", bare, tmp_path / "c", **changes))
     assert "not every pair of" in message and "has a margin" in message
 
