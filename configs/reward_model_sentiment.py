@@ -17,13 +17,13 @@ from rljax.training.optimizer import OptimizerConfig
 
 config = RewardExperiment(
     model=ModelConfig(source="smollm2-135m-instruct"),
-    data=PreferenceConfig(source="imdb", completion_tokens=24, max_records=2000),
-    reward_model=RewardModelConfig(loss="pairwise", batch_size=16),
+    data=PreferenceConfig(source="imdb", completion_tokens=24, max_records=1200),
+    reward_model=RewardModelConfig(loss="pairwise", batch_size=8, normalise_samples=64),
     optimizer=OptimizerConfig(learning_rate=2e-5, schedule="linear", warmup_steps=5),
-    steps=100,
-    eval_batches=4,
-    eval_every=25,
-    checkpoint_every=25,
+    steps=80,
+    eval_batches=None,
+    eval_every=40,
+    checkpoint_every=40,
 )
 
 smoke = replace(

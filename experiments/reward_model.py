@@ -26,11 +26,11 @@ from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.manifest import write_text_atomically
 from rljax.training.policies import load_model
-from rljax.training.preferences import load_preferences
 from rljax.training.reward_models import (
     Normalise,
     ends_in_eos,
     held_out_logits,
+    load_reward_data,
     make_reward_learner,
     make_reward_normalise,
     normalise_trained,
@@ -107,8 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="reward-model") as run:
             print(f"run directory: {run.directory}")
             pretrained = load_model(config.model.source, config.model.dtype)
-            flags = config.reward_model
-            data = load_preferences(config.data, flags.form, pretrained, flags.margin_scale)
+            data = load_reward_data(config, pretrained)
             print(data.summary)
             normalise = make_reward_normalise(config, pretrained, data)
             learner = make_reward_learner(config, pretrained, data, normalise)

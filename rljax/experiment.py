@@ -12,6 +12,7 @@ from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.distillation import DistillConfig
 from rljax.algorithms.dpo import DPOConfig
 from rljax.algorithms.grpo import GRPOConfig
+from rljax.algorithms.online_dpo import OnlineDPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.algorithms.reward_model import RewardModelConfig
 from rljax.algorithms.sft import SFTConfig
@@ -159,6 +160,18 @@ class GRPOExperiment(OnPolicyExperiment):
                 f"grpo.overlong_buffer {self.grpo.overlong_buffer} is more than the "
                 f"{self.sampling.max_new_tokens} completion tokens"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineDPOExperiment(OnPolicyExperiment):
+    """DPO on pairs of the policy's own completions, preferred by the task's reward."""
+
+    online_dpo: OnlineDPOConfig = OnlineDPOConfig()
+
+    @property
+    def algorithm(self) -> OnlineDPOConfig:
+        """The part of the experiment that is the algorithm's."""
+        return self.online_dpo
 
 
 @dataclasses.dataclass(frozen=True)

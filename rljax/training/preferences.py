@@ -95,6 +95,7 @@ def fill_reference(
     count = len(side) if limit is None else min(len(side), limit * batch_size)
     found = _cached(cache, side.digest(), count)
     if found is None:
+        print(f"the reference scores {count} records, once: kept in {cache}")
         found = np.full(side.rows.ref_log_probs.shape, np.nan, np.float32)
         for index, batch in enumerate(side.batches(batch_size)):
             start = index * batch_size

@@ -20,12 +20,36 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.sampler import make_sampler
 from rljax.tasks.preference_batches import PreferenceData, PreferenceSet
+from rljax.tasks.sources import DataError
 from rljax.training.compilation import announce
-from rljax.training.preferences import build_model, held_out_batches, make_rate
+from rljax.training.preferences import (
+    build_model,
+    held_out_batches,
+    load_preferences,
+    make_rate,
+)
 from rljax.training.supervised import Learner
 from rljax.types import Completions, Prompts
 
 SAMPLE_ROWS = 32
+
+
+def load_reward_data(experiment: RewardExperiment, pretrained: Pretrained) -> PreferenceData:
+    """Read the preferences in the form that the loss wants.
+
+    Raises DataError where margins are wanted and missing, and for ties under Plackett-Luce.
+    """
+    config = experiment.reward_model
+    data = load_preferences(experiment.data, config.form, pretrained, config.margin_scale)
+    if config.loss == "plackett_luce":
+        for side in (data.train, data.held_out):
+            for record in side.records if side is not None else ():
+                if len(set(record.values)) < len(record.values):
+                    raise DataError(
+                        f"{record.where}: two completions are worth the same, but "
+                        "reward_model.loss plackett_luce needs a whole order: take all_pairs"
+                    )
+    return data
 
 
 def sample_reference(

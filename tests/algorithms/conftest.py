@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rljax.algorithms import grpo
+from rljax.algorithms import grpo, online_dpo
 from rljax.algorithms import ppo as ppo_algorithm
 from rljax.algorithms.actor_critic import init_state, make_act
 from rljax.algorithms.batch import OnPolicyConfig
@@ -107,7 +107,8 @@ class World:
         return run(state, rollout, scores, jax.random.key(1), *more)
 
     def _update(self, ppo: OnPolicyConfig, sampling: SamplingConfig, optimizer: OptimizerConfig):
-        module = grpo if isinstance(ppo, grpo.GRPOConfig) else ppo_algorithm
+        modules = {grpo.GRPOConfig: grpo, online_dpo.OnlineDPOConfig: online_dpo}
+        module = modules.get(type(ppo), ppo_algorithm)
         return module.make_update(self.model, ppo, sampling, EOS, make_chain(optimizer))
 
 

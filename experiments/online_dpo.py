@@ -1,0 +1,32 @@
+"""Online DPO: pairs of the policy's own completions, preferred by the task's reward.
+
+    python experiments/online_dpo.py
+    python experiments/online_dpo.py --config configs/online_dpo_sentiment.py:smoke
+    python experiments/online_dpo.py --task.prompts mine.jsonl --task.reward model:runs/rm
+
+Starting again with the same --workdir goes on where the run stopped.
+"""
+
+from __future__ import annotations
+
+from rljax.algorithms.online_dpo import make_update
+from rljax.experiment import CHANGEABLE, OnlineDPOExperiment
+from rljax.training.compilation import enable_compilation_cache
+from rljax.training.flags import parse_config, plain_errors
+from rljax.training.on_policy import OnPolicy, train
+from rljax.training.run import open_run
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(
+        "configs/online_dpo_sentiment.py", argv, OnlineDPOExperiment, __doc__ or ""
+    )
+    with plain_errors():
+        enable_compilation_cache()
+        with open_run(config.workdir, config, ignore=CHANGEABLE, name="online-dpo") as run:
+            print(f"run directory: {run.directory}")
+            train(OnPolicy(config, make_update, "none"), run)
+
+
+if __name__ == "__main__":
+    main()
