@@ -3,6 +3,9 @@
 Two-term sums of one and two digits, and products of one digit, after a solved example; reward 1
 for the right first line, else 0.
 
+Held-out accuracy before: 0.27 of 200. After is not measured yet: 8 prompts of 8 samples at rate
+5e-5 without KL collapsed within ten steps, and these settings have not been run to the end.
+
     python experiments/grpo.py --config configs/grpo_arithmetic.py
 """
 

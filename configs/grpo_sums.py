@@ -3,6 +3,9 @@
 The policy is what configs/pretrain_arithmetic.py makes, which answers some of the sums below 50;
 reward 1 for the right answer. Held-out sums are held out of both stages.
 
+Not shown to learn yet, one seed each: at rate 5e-4 held-out accuracy fell, 0.185 -> 0.150 after 200
+steps; at 1e-4 it was 0.205 after 50, and batches stayed between 0.16 and 0.25 up to step 96.
+
     python experiments/pretrain.py --config configs/pretrain_arithmetic.py --workdir runs/sums
     python experiments/grpo.py --config configs/grpo_sums.py
 """
