@@ -1,7 +1,7 @@
 """DPO towards positive film reviews (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290).
 
 SmolLM2-135M-Instruct on pairs of review continuations of 24 tokens: that of a positive review is
-preferred to that of a negative one, after 16 tokens of either.
+preferred to that of a negative one, after 16 tokens of either. Not yet measured.
 
     python experiments/dpo.py
     python experiments/dpo.py --config configs/dpo_sentiment.py:ipo

@@ -4,6 +4,10 @@ SmolLM2-135M-Instruct with a scalar head, on pairs of review continuations of 24
 positive review is preferred to that of a negative one, after 16 tokens of either. Prompts are those
 of configs/ppo_sentiment.py, and what that holds out is held out here too.
 
+Measured (seed 0, 10 minutes on 2 busy cores): of 120 held-out pairs 0.617 [0.525, 0.700] in the
+right order, 0.500 before. It sees 640 of the 11,000 pairs that the reviews give: raise
+--data.max-records and --steps for more.
+
     python experiments/reward_model.py --workdir runs/rm
     python experiments/ppo.py --task.reward model:runs/rm
 """
