@@ -155,6 +155,11 @@ def is_any_of(tokens: jax.Array, ids: Sequence[int]) -> jax.Array:
     return jnp.any(tokens[..., None] == jnp.asarray(list(ids), jnp.int32), axis=-1)
 
 
+def has_any_of(tokens: jax.Array, mask: jax.Array, ids: Sequence[int]) -> jax.Array:
+    """Say which rows [B] hold one of `ids` among their real tokens."""
+    return jnp.any(is_any_of(tokens, ids) & mask, axis=1)
+
+
 def completion_mask_from_tokens(tokens: jax.Array, eos_ids: Sequence[int]) -> jax.Array:
     """Mark completion tokens [B, C] up to and including the first end-of-sequence token.
 

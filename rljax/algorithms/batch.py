@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.kl import KLConfig
-from rljax.masking import LossAggregation, token_weights
+from rljax.masking import LossAggregation, has_any_of, token_weights
 from rljax.rewards.shaping import (
     RunningMoments,
     clip_scores,
@@ -141,7 +141,7 @@ def final_scores(
         scores = penalise_missing_eos(scores, tokens, mask, eos_token_ids, penalty=penalty)
     if config.truncate_token is not None:
         late = jnp.arange(tokens.shape[1]) >= config.truncate_after
-        found = jnp.any((tokens == config.truncate_token) & mask & late, axis=1)
+        found = has_any_of(tokens, mask & late, (config.truncate_token,))
         scores = penalise_not_found(scores, found, penalty=config.truncate_penalty)
     return jnp.where(good, scores, 0), moments
 

@@ -20,7 +20,7 @@ import optax
 from rljax.algorithms.actor_critic import Compose, complete_params
 from rljax.algorithms.batch import OnPolicyConfig, drop_failed, final_scores, loss_weights
 from rljax.algorithms.learner import Metrics, make_learner
-from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
+from rljax.algorithms.metrics import cut_off, rollout_kl, rollout_metrics, update_metrics
 from rljax.group_advantages import (
     baseline_advantages,
     batch_mean_advantages,
@@ -32,7 +32,7 @@ from rljax.group_advantages import (
 )
 from rljax.kl import KLConfig, kl_estimate, make_kl_controller
 from rljax.losses import cispo_loss, clipped_policy_loss, sequence_log_ratio
-from rljax.masking import is_any_of, masked_whiten, token_weights, weighted_loss
+from rljax.masking import masked_whiten, token_weights, weighted_loss
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import place_at_last_token
 from rljax.rollout.distribution import SamplingConfig
@@ -314,7 +314,7 @@ def make_update(
             rollout, scores, good, final, place_at_last_token(final, mask), advantages,
             eos_token_ids,
         )  # fmt: skip
-        learnt = mask & ~_cut_off(rollout, eos_token_ids)[:, None] if config.mask_truncated else (
+        learnt = mask & ~cut_off(rollout.completions, eos_token_ids)[:, None] if config.mask_truncated else (
             mask
         )  # fmt: skip
 
@@ -345,10 +345,3 @@ def make_update(
         return state, report
 
     return update
-
-
-def _cut_off(rollout: Rollout, eos_token_ids: Sequence[int]) -> jax.Array:
-    """Say which completions [B] fill all slots without an end."""
-    completions = rollout.completions
-    ended = jnp.any(is_any_of(completions.tokens, eos_token_ids) & completions.mask, axis=1)
-    return jnp.all(completions.mask, axis=1) & ~ended

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rljax.algorithms.learner import MAXIMA, Metrics
 from rljax.kl import kl_estimate
-from rljax.masking import is_any_of, masked_mean, masked_std, masked_var
+from rljax.masking import has_any_of, masked_mean, masked_std, masked_var
 from rljax.types import Completions, Rollout
 
 
@@ -19,6 +19,12 @@ def rollout_kl(rollout: Rollout) -> jax.Array:
     k1 = kl_estimate(completions.log_probs, rollout.ref_log_probs, "k1")
     total = jnp.sum(jnp.where(completions.mask, k1, 0), axis=1)
     return masked_mean(total, jnp.any(completions.mask, axis=1))
+
+
+def cut_off(completions: Completions, eos_token_ids: Sequence[int]) -> jax.Array:
+    """Say which completions [B] fill all slots without an end."""
+    mask = completions.mask
+    return jnp.all(mask, axis=1) & ~has_any_of(completions.tokens, mask, eos_token_ids)
 
 
 def rollout_metrics(
@@ -36,8 +42,6 @@ def rollout_metrics(
     and penalties; rewards, advantages [B, C].
     """
     completions, mask = rollout.completions, rollout.completions.mask
-    ended = jnp.any(is_any_of(completions.tokens, eos_token_ids) & mask, axis=1)
-    full = jnp.all(mask, axis=1) & ~ended
     totals = jnp.sum(rewards, axis=1)
 
     def mean(x: jax.Array) -> jax.Array:
@@ -52,8 +56,8 @@ def rollout_metrics(
         "advantages/mean": masked_mean(advantages, mask),
         "advantages/std": masked_std(advantages, mask),
         "completion/length": mean(jnp.sum(mask, axis=1)),
-        "completion/eos_fraction": mean(ended),
-        "completion/truncated_fraction": mean(full),
+        "completion/eos_fraction": mean(has_any_of(completions.tokens, mask, eos_token_ids)),
+        "completion/truncated_fraction": mean(cut_off(completions, eos_token_ids)),
         "health/zero_advantage_fraction": masked_mean((advantages == 0).astype(jnp.float32), mask),
         "health/reward_failures": jnp.sum(~good),
     }

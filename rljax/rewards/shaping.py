@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rljax.kl import KLEstimator, kl_estimate
 from rljax.masking import (
-    is_any_of,
+    has_any_of,
     masked_mean,
     masked_sum,
     place_at_last_token,
@@ -60,8 +60,7 @@ def penalise_missing_eos(
     require_float("scores", scores)
     if not eos_ids:
         raise ValueError("the missing-EOS penalty needs at least one EOS id; got none")
-    ended = jnp.any(is_any_of(tokens, eos_ids) & mask, axis=1)
-    return jnp.where(ended, scores, jnp.asarray(penalty, scores.dtype))
+    return jnp.where(has_any_of(tokens, mask, eos_ids), scores, jnp.asarray(penalty, scores.dtype))
 
 
 def truncate_completions(
