@@ -6,12 +6,15 @@ B completions, C completion slots.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from rljax.algorithms.actor_critic import Compose, complete_params
+from rljax.algorithms.learner import Learn, Metrics, Params, make_learner
 from rljax.kl import KLConfig
 from rljax.masking import LossAggregation, has_any_of, token_weights
 from rljax.rewards.shaping import (
@@ -144,6 +147,32 @@ def final_scores(
         found = has_any_of(tokens, mask & late, (config.truncate_token,))
         scores = penalise_not_found(scores, found, penalty=config.truncate_penalty)
     return jnp.where(good, scores, 0), moments
+
+
+def make_batch_learner(
+    config: OnPolicyConfig,
+    optimizer: optax.GradientTransformation,
+    compose: Compose,
+    loss: Callable[[Params, jax.Array, Any], tuple[jax.Array, Metrics]],
+) -> Learn:
+    """Build the optimizer's passes over a batch as configured; frozen is (base, kl_coef).
+
+    loss: (whole parameters, kl_coef, minibatch) -> loss, metrics.
+    """
+
+    def composed(
+        params: Params, frozen: tuple[Params, jax.Array], minibatch: Any
+    ) -> tuple[jax.Array, Metrics]:
+        base, kl_coef = frozen
+        return loss(complete_params(compose, params, base), kl_coef, minibatch)
+
+    return make_learner(
+        composed,
+        optimizer,
+        num_epochs=config.num_epochs,
+        num_minibatches=config.num_minibatches,
+        parts=config.gradient_accumulation,
+    )
 
 
 def loss_weights(config: OnPolicyConfig, mask: jax.Array) -> jax.Array:

@@ -17,10 +17,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.algorithms.actor_critic import Compose, complete_params
-from rljax.algorithms.batch import OnPolicyConfig, drop_failed, final_scores, loss_weights
-from rljax.algorithms.learner import Metrics, make_learner
-from rljax.algorithms.metrics import cut_off, rollout_kl, rollout_metrics, update_metrics
+from rljax.algorithms.actor_critic import Compose
+from rljax.algorithms.batch import (
+    OnPolicyConfig,
+    drop_failed,
+    final_scores,
+    loss_weights,
+    make_batch_learner,
+)
+from rljax.algorithms.learner import Metrics
+from rljax.algorithms.metrics import (
+    cut_off,
+    ratio_metrics,
+    rollout_kl,
+    rollout_metrics,
+    update_metrics,
+)
 from rljax.group_advantages import (
     baseline_advantages,
     batch_mean_advantages,
@@ -34,7 +46,7 @@ from rljax.kl import KLConfig, kl_estimate, make_kl_controller
 from rljax.losses import cispo_loss, clipped_policy_loss, sequence_log_ratio
 from rljax.masking import masked_whiten, token_weights, weighted_loss
 from rljax.models.transformer import Model
-from rljax.rewards.shaping import place_at_last_token
+from rljax.rewards.shaping import RunningMoments, place_at_last_token
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import Score, make_score
 from rljax.types import Rollout, TrainState
@@ -186,7 +198,56 @@ def token_advantages(
     return masked_whiten(advantages, mask) if config.whiten_advantages else advantages
 
 
+def judge_batch(
+    config: GRPOConfig,
+    eos_token_ids: Sequence[int],
+    state: TrainState,
+    rollout: Rollout,
+    scores: jax.Array,
+    good: jax.Array,
+    greedy: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, RunningMoments]:
+    """Compute final scores [B], advantages [B, C] and the scores' moments."""
+    completions, mask = rollout.completions, rollout.completions.mask
+    seen = state.score_moments
+    final, moments = final_scores(config, eos_token_ids, seen, rollout, scores, good)
+    if config.overlong_buffer:
+        lengths, room = jnp.sum(mask, axis=1), mask.shape[1]
+        final += overlong_penalty(lengths, max_length=room, buffer=config.overlong_buffer)
+    kl = kl_estimate(completions.log_probs, rollout.ref_log_probs, config.kl.estimator)
+    compared = final
+    if config.kl_place == "score":
+        compared = final - state.kl_coef * jnp.sum(jnp.where(mask, kl, 0), axis=1)
+    mean = jnp.where(seen.count > 0, seen.mean, moments.mean)
+    sequence = sequence_advantages(config, compared, good, mean, greedy)
+    return final, token_advantages(config, sequence, kl, mask, state.kl_coef), moments
+
+
+def make_minibatch(
+    config: GRPOConfig, rollout: Rollout, learnt: jax.Array, advantages: jax.Array
+) -> Minibatch:
+    """Compute what the loss needs of the sequences of one optimizer update.
+
+    learnt: bool [B, C], the tokens that the loss counts.
+    """
+    shares = token_weights(rollout.completions.mask, "token")
+    return Minibatch(rollout, advantages, loss_weights(config, learnt), shares)
+
+
 # ---------------------------------------------------------------------------------------- Loss
+
+
+def policy_losses(
+    config: GRPOConfig, log_probs: jax.Array, log_ratio: jax.Array, advantages: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Compute the chosen objective's loss of each token, and where its clip acts: [B, C] each."""
+    if config.objective == "reinforce":
+        return -advantages * log_probs, jnp.zeros(log_probs.shape, bool)
+    clip: dict[str, Any] = {"clip_eps": config.clip_eps, "clip_eps_high": config.clip_eps_high}
+    if config.objective == "cispo":
+        return cispo_loss(log_probs, log_ratio, advantages, **clip)
+    sampled = jnp.zeros_like(log_ratio)  # the ratio is given: of itself to nothing
+    return clipped_policy_loss(log_ratio, sampled, advantages, dual_clip=config.dual_clip, **clip)
 
 
 def loss_fn(
@@ -201,33 +262,14 @@ def loss_fn(
     scored = score(params["policy"], rollout.prompts, completions)
     log_probs = jnp.where(mask, scored.log_probs, 0)  # a failed completion's tokens are masked
     token_ratio = log_probs - old
-    log_ratio = sequence_log_ratio(log_probs, old, mask) if config.ratio == "sequence" else (
-        token_ratio
-    )  # fmt: skip
-    if config.objective == "reinforce":
-        losses, clipped = -batch.advantages * log_probs, jnp.zeros(mask.shape, bool)
-    else:
-        clip: dict[str, Any] = {
-            "clip_eps": config.clip_eps,
-            "clip_eps_high": config.clip_eps_high,
-        }
-        if config.objective == "cispo":
-            losses, clipped = cispo_loss(log_probs, log_ratio, batch.advantages, **clip)
-        else:
-            losses, clipped = clipped_policy_loss(
-                log_ratio, jnp.zeros_like(old), batch.advantages,
-                dual_clip=config.dual_clip, **clip,
-            )  # fmt: skip
+    log_ratio = token_ratio
+    if config.ratio == "sequence":
+        log_ratio = sequence_log_ratio(log_probs, old, mask)
+    losses, clipped = policy_losses(config, log_probs, log_ratio, batch.advantages)
     policy_loss = weighted_loss(losses, batch.weights)
     entropy = weighted_loss(scored.entropy, batch.weights)
     loss = policy_loss - config.entropy_coef * entropy
-    metrics = {
-        "policy/loss": policy_loss,
-        "policy/clip_fraction": jnp.sum(batch.shares * clipped),
-        "policy/approx_kl": jnp.sum(batch.shares * 0.5 * jnp.square(token_ratio)),
-        "policy/ratio_max": jnp.max(jnp.exp(log_ratio)),
-        "health/sampler_logprob_gap": jnp.max(jnp.abs(token_ratio)),
-    }
+    metrics = ratio_metrics(policy_loss, clipped, token_ratio, log_ratio, batch.shares)
     if config.kl_place == "loss":
         kl = kl_estimate(log_probs, rollout.ref_log_probs, config.kl.estimator)
         penalty = weighted_loss(kl, batch.weights)
@@ -261,40 +303,12 @@ def make_update(
     entropy, rows = config.entropy_coef != 0, config.score_rows
     score = make_score(model, sampling, eos_token_ids, with_entropy=entropy, rows=rows)
     controller = make_kl_controller(config.kl)
-
-    def loss(params: Params, frozen: Any, batch: Minibatch) -> tuple[jax.Array, Metrics]:
-        base, kl_coef = frozen
-        whole = complete_params(compose, params, base)
-        return loss_fn(whole, kl_coef, batch, score=score, config=config)
-
-    learn = make_learner(
-        loss,
+    learn = make_batch_learner(
+        config,
         optimizer,
-        num_epochs=config.num_epochs,
-        num_minibatches=config.num_minibatches,
-        parts=config.gradient_accumulation,
+        compose,
+        lambda params, kl_coef, batch: loss_fn(params, kl_coef, batch, score=score, config=config),
     )
-
-    def judge(
-        state: TrainState, rollout: Rollout, scores: jax.Array, good: jax.Array, greedy: Any
-    ) -> tuple[jax.Array, jax.Array, Any]:
-        """Return final scores [B], advantages [B, C] and the scores' moments."""
-        completions = rollout.completions
-        mask = completions.mask
-        final, moments = final_scores(
-            config, eos_token_ids, state.score_moments, rollout, scores, good
-        )
-        if config.overlong_buffer:
-            lengths, room = jnp.sum(mask, axis=1), mask.shape[1]
-            final += overlong_penalty(lengths, max_length=room, buffer=config.overlong_buffer)
-        kl = kl_estimate(completions.log_probs, rollout.ref_log_probs, config.kl.estimator)
-        compared = final
-        if config.kl_place == "score":
-            compared = final - state.kl_coef * jnp.sum(jnp.where(mask, kl, 0), axis=1)
-        seen = state.score_moments
-        mean = jnp.where(seen.count > 0, seen.mean, moments.mean)
-        sequence = sequence_advantages(config, compared, good, mean, greedy)
-        return final, token_advantages(config, sequence, kl, mask, state.kl_coef), moments
 
     def update(
         state: TrainState,
@@ -308,26 +322,22 @@ def make_update(
         )
         kl = rollout_kl(rollout)  # needs no score: of the whole batch
         rollout, scores, good = drop_failed(rollout, scores)
-        final, advantages, moments = judge(state, rollout, scores, good, greedy)
+        final, advantages, moments = judge_batch(
+            config, eos_token_ids, state, rollout, scores, good, greedy
+        )
         mask = rollout.completions.mask
         report = rollout_metrics(
             rollout, scores, good, final, place_at_last_token(final, mask), advantages,
             eos_token_ids,
         )  # fmt: skip
-        learnt = mask & ~cut_off(rollout.completions, eos_token_ids)[:, None] if config.mask_truncated else (
-            mask
-        )  # fmt: skip
-
-        def prepare(rows: tuple[Rollout, jax.Array, jax.Array]) -> Minibatch:
-            part, weighed, advantage = rows
-            shares = token_weights(part.completions.mask, "token")
-            return Minibatch(part, advantage, loss_weights(config, weighed), shares)
-
+        learnt = mask
+        if config.mask_truncated:
+            learnt = mask & ~cut_off(rollout.completions, eos_token_ids)[:, None]
         (params, opt_state), metrics = learn(
             (state.params, state.opt_state),
             (state.ref_params, state.kl_coef),
             (rollout, learnt, advantages),
-            prepare,
+            lambda rows: make_minibatch(config, *rows),
             key,
         )
         report |= update_metrics(metrics) | {

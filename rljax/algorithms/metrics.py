@@ -78,6 +78,27 @@ def value_metrics(completions: Completions, returns: jax.Array) -> Metrics:
     }
 
 
+def ratio_metrics(
+    policy_loss: jax.Array,
+    clipped: jax.Array,
+    token_log_ratio: jax.Array,
+    log_ratio: jax.Array,
+    shares: jax.Array,
+) -> Metrics:
+    """Describe how far the policy has moved from the one that sampled; all [B, C] but the loss.
+
+    clipped: where the clip acts; log_ratio: what it acts on, each token's own or its sequence's;
+    shares: each token's share of all real tokens.
+    """
+    return {
+        "policy/loss": policy_loss,
+        "policy/clip_fraction": jnp.sum(shares * clipped),
+        "policy/approx_kl": jnp.sum(shares * 0.5 * jnp.square(token_log_ratio)),
+        "policy/ratio_max": jnp.max(jnp.exp(log_ratio)),
+        "health/sampler_logprob_gap": jnp.max(jnp.abs(token_log_ratio)),
+    }
+
+
 def update_metrics(metrics: Metrics) -> Metrics:
     """Reduce metrics of the optimizer updates [U]: means, maxima, and the first update's gap."""
     report = {k: jnp.max(v) if k in MAXIMA else jnp.mean(v) for k, v in metrics.items()}

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.algorithms.actor_critic import Compose, complete_params
-from rljax.algorithms.batch import OnPolicyConfig, drop_failed, final_scores
+from rljax.algorithms.actor_critic import Compose
+from rljax.algorithms.batch import OnPolicyConfig, drop_failed, final_scores, make_batch_learner
 from rljax.algorithms.dpo import DPOConfig, outcome, sequence_log_probs
-from rljax.algorithms.learner import Metrics, make_learner
+from rljax.algorithms.learner import Metrics
 from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
 from rljax.kl import KLConfig
 from rljax.models.transformer import Model
@@ -89,6 +89,14 @@ class OnlineDPOConfig(OnPolicyConfig):
 # ------------------------------------------------------------------------------------- The pairs
 
 
+def best_and_worst(scores: jax.Array, good: jax.Array, group_size: int) -> jax.Array:
+    """Find the rows [n, 2] of the best and the worst judged completion of each prompt."""
+    grouped, judged = scores.reshape(-1, group_size), good.reshape(-1, group_size)
+    best = jnp.argmax(jnp.where(judged, grouped, -jnp.inf), axis=1)
+    worst = jnp.argmin(jnp.where(judged, grouped, jnp.inf), axis=1)
+    return jnp.stack([best, worst], axis=1) + group_size * jnp.arange(len(best))[:, None]
+
+
 def choose_pairs(
     rollout: Rollout, scores: jax.Array, good: jax.Array, group_size: int
 ) -> tuple[PreferenceBatch, jax.Array]:
@@ -97,20 +105,17 @@ def choose_pairs(
     Groups whose judged completions all have one score, or of which fewer than two are judged, have
     weight 0 (the others 1). signs: 1 on chosen completions, -1 on rejected ones, 0 else.
     """
-    grouped = scores.reshape(-1, group_size)
-    judged = good.reshape(-1, group_size)
-    best = jnp.argmax(jnp.where(judged, grouped, -jnp.inf), axis=1)
-    worst = jnp.argmin(jnp.where(judged, grouped, jnp.inf), axis=1)
-    places = jnp.stack([best, worst], axis=1) + group_size * jnp.arange(len(best))[:, None]
+    places = best_and_worst(scores, good, group_size)
+    judged = jnp.sum(good.reshape(-1, group_size), axis=1)
     lead = scores[places[:, 0]] - scores[places[:, 1]]
-    weights = ((lead > 0) & (jnp.sum(judged, axis=1) >= 2)).astype(jnp.float32)
+    weights = ((lead > 0) & (judged >= 2)).astype(jnp.float32)
     completions = rollout.completions
     batch = PreferenceBatch(
         prompt_tokens=rollout.prompts.tokens[places[:, 0]],
         prompt_mask=rollout.prompts.mask[places[:, 0]],
         tokens=completions.tokens[places],
         mask=completions.mask[places],
-        values=jnp.tile(jnp.array([1.0, 0.0]), (len(best), 1)),
+        values=jnp.tile(jnp.array([1.0, 0.0]), (len(places), 1)),
         valid=jnp.ones(places.shape, bool),
         margins=lead,
         ref_log_probs=jnp.sum(rollout.ref_log_probs, axis=1)[places],
@@ -170,17 +175,11 @@ def make_update(
     """
     config.validate()
     score = make_score(model, sampling, eos_token_ids, rows=config.score_rows)
-
-    def loss(params: Params, base: Any, minibatch: Any) -> tuple[jax.Array, Metrics]:
-        policy = complete_params(compose, params, base)["policy"]
-        return loss_fn(policy, *minibatch, score=score, config=config)
-
-    learn = make_learner(
-        loss,
+    learn = make_batch_learner(
+        config,
         optimizer,
-        num_epochs=config.num_epochs,
-        num_minibatches=config.num_minibatches,
-        parts=config.gradient_accumulation,
+        compose,
+        lambda params, _, rows: loss_fn(params["policy"], *rows, score=score, config=config),
     )
 
     def prepare(minibatch: tuple[PreferenceBatch, jax.Array]) -> tuple[PreferenceBatch, jax.Array]:
@@ -196,8 +195,8 @@ def make_update(
             config, eos_token_ids, state.score_moments, rollout, scores, good
         )
         batch, signs = choose_pairs(rollout, final, good, config.samples_per_prompt)
-        sampled = rollout._replace(ref_log_probs=rollout.completions.log_probs)
-        old = choose_pairs(sampled, final, good, config.samples_per_prompt)[0].ref_log_probs
+        places = best_and_worst(final, good, config.samples_per_prompt)
+        old = jnp.sum(rollout.completions.log_probs, axis=1)[places]
         mask = rollout.completions.mask
         advantages = jnp.where(mask, signs[:, None], 0)
         report = rollout_metrics(
@@ -205,7 +204,11 @@ def make_update(
             eos_token_ids,
         )  # fmt: skip
         (params, opt_state), metrics = learn(
-            (state.params, state.opt_state), state.ref_params, (batch, old), prepare, key
+            (state.params, state.opt_state),
+            (state.ref_params, state.kl_coef),
+            (batch, old),
+            prepare,
+            key,
         )
         report |= update_metrics(metrics) | {
             "objective/kl": kl,

@@ -18,10 +18,22 @@ import jax.numpy as jnp
 import optax
 
 from rljax.advantages import gae
-from rljax.algorithms.actor_critic import Compose, complete_params, critic_values
-from rljax.algorithms.batch import OnPolicyConfig, drop_failed, final_scores, loss_weights
-from rljax.algorithms.learner import Metrics, make_learner
-from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics, value_metrics
+from rljax.algorithms.actor_critic import Compose, critic_values
+from rljax.algorithms.batch import (
+    OnPolicyConfig,
+    drop_failed,
+    final_scores,
+    loss_weights,
+    make_batch_learner,
+)
+from rljax.algorithms.learner import Metrics
+from rljax.algorithms.metrics import (
+    ratio_metrics,
+    rollout_kl,
+    rollout_metrics,
+    update_metrics,
+    value_metrics,
+)
 from rljax.kl import make_kl_controller
 from rljax.losses import clipped_policy_loss, clipped_value_loss
 from rljax.masking import masked_whiten, token_weights, weighted_loss
@@ -153,14 +165,9 @@ def loss_fn(
     entropy = weighted_loss(scored.entropy, batch.weights)
     loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
     log_ratio = scored.log_probs - completions.log_probs
-    metrics = {
-        "policy/loss": policy_loss,
+    metrics = ratio_metrics(policy_loss, clipped, log_ratio, log_ratio, batch.shares) | {
         "value/loss": value_loss,
-        "policy/clip_fraction": jnp.sum(batch.shares * clipped),
         "value/clip_fraction": jnp.sum(batch.shares * value_clipped),
-        "policy/approx_kl": jnp.sum(batch.shares * 0.5 * jnp.square(log_ratio)),
-        "policy/ratio_max": jnp.max(jnp.exp(log_ratio)),
-        "health/sampler_logprob_gap": jnp.max(jnp.abs(log_ratio)),
     }
     if config.entropy_coef:
         metrics["policy/entropy"] = jnp.sum(batch.shares * scored.entropy)
@@ -193,17 +200,11 @@ def make_update(
         rows=config.score_rows,
     )
     controller = make_kl_controller(config.kl)
-
-    def loss(params: Params, base: Params, batch: Minibatch) -> tuple[jax.Array, Metrics]:
-        whole = complete_params(compose, params, base)
-        return loss_fn(whole, batch, model=model, score=score, config=config)
-
-    learn = make_learner(
-        loss,
+    learn = make_batch_learner(
+        config,
         optimizer,
-        num_epochs=config.num_epochs,
-        num_minibatches=config.num_minibatches,
-        parts=config.gradient_accumulation,
+        compose,
+        lambda params, _, batch: loss_fn(params, batch, model=model, score=score, config=config),
     )
 
     def update(
@@ -228,7 +229,7 @@ def make_update(
             warm = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
         (params, opt_state), metrics = learn(
             (state.params, state.opt_state),
-            state.ref_params,
+            (state.ref_params, state.kl_coef),
             (rollout, rewards),
             lambda rows: make_minibatch(config, *rows),
             key,
