@@ -5,6 +5,7 @@ A file under configs/ holds one of these as `config`; every field is a flag of t
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Literal
 
@@ -46,7 +47,7 @@ CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_c
 
 
 @dataclasses.dataclass(frozen=True)
-class OnPolicyExperiment:
+class OnPolicyExperiment(abc.ABC):
     """Training on the policy's own completions: model, data, reward, optimizer and length."""
 
     model: ModelConfig = ModelConfig()
@@ -82,9 +83,9 @@ class OnPolicyExperiment:
     """Largest |KL| in nats per completion from the reference at step 0 in float32. None: off."""
 
     @property
+    @abc.abstractmethod
     def algorithm(self) -> OnPolicyConfig:
         """The part of the experiment that is the algorithm's."""
-        raise NotImplementedError
 
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
@@ -213,6 +214,14 @@ class SupervisedExperiment:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
 
+    def require_held_out(self, what: str, fraction: float) -> None:
+        """Raise ValueError for an evaluation without anything held out."""
+        if self.judges and fraction == 0:
+            raise ValueError(
+                f"evaluation needs held-out {what}: set data.held_out_fraction above 0, or "
+                "eval_batches to 0"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class TextExperiment(SupervisedExperiment):
@@ -224,11 +233,7 @@ class TextExperiment(SupervisedExperiment):
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         super().validate()
-        if self.judges and self.data.held_out_fraction == 0:
-            raise ValueError(
-                "evaluation needs held-out records: set data.held_out_fraction above 0, or "
-                "eval_batches to 0"
-            )
+        self.require_held_out("records", self.data.held_out_fraction)
 
 
 SCRATCH = "scratch"
@@ -285,11 +290,7 @@ class DistillExperiment(SupervisedExperiment):
         super().validate()
         if self.prompt_multiple < 1:
             raise ValueError(f"prompt_multiple is {self.prompt_multiple}; it must be at least 1")
-        if self.judges and self.data.held_out_fraction == 0:
-            raise ValueError(
-                "evaluation needs held-out records: set data.held_out_fraction above 0, or "
-                "eval_batches to 0"
-            )
+        self.require_held_out("records", self.data.held_out_fraction)
         if self.teacher.remat:
             raise ValueError("teacher.remat saves memory in a backward pass; the teacher has none")
         if self.distill.on_policy_fraction == 0 and (
@@ -310,11 +311,7 @@ class _PreferenceData(SupervisedExperiment):
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         super().validate()
-        if self.judges and self.data.held_out_fraction == 0:
-            raise ValueError(
-                "evaluation needs held-out prompts: set data.held_out_fraction above 0, or "
-                "eval_batches to 0"
-            )
+        self.require_held_out("prompts", self.data.held_out_fraction)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,16 @@ class OnPolicyConfig:
     score_rows: int = 1024
     """Tokens whose logits exist at once when completions are scored."""
 
+    @property
+    def further_batches(self) -> int:
+        """Batches sampled at most to replace groups that teach nothing."""
+        return 0
+
+    @property
+    def wants_greedy(self) -> bool:
+        """Whether the update reads the scores of the greedy completions."""
+        return False
+
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and values that mean nothing."""
         for name in (

@@ -105,6 +105,16 @@ class GRPOConfig(OnPolicyConfig):
     """Further batches sampled at most to replace groups of equal scores, which teach nothing
     (DAPO); 0: off."""
 
+    @property
+    def further_batches(self) -> int:
+        """Batches sampled at most to replace groups that teach nothing."""
+        return self.dynamic_sampling
+
+    @property
+    def wants_greedy(self) -> bool:
+        """Whether the update reads the scores of the greedy completions."""
+        return self.advantage == "greedy"
+
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and choices that exclude each other."""
         super().validate()

@@ -62,7 +62,7 @@ def collect(setup: OnPolicy, state: TrainState, step: int) -> Collected:
     Refilling is DAPO's dynamic sampling: informative groups are kept in the order they came, up to
     `dynamic_sampling` further batches; what is still missing is filled with the others.
     """
-    extra = setup.further_batches
+    extra = setup.algorithm.further_batches
     batches = [sample_and_judge(setup, state, step * (extra + 1))]
     group, size = setup.algorithm.samples_per_prompt, setup.algorithm.batch_size
     informative = _informative(batches[0].scores, group)

@@ -30,6 +30,7 @@ from rljax.models import make_model
 from rljax.models.flops import forward_flops
 from rljax.models.trainable import make_trainable
 from rljax.rollout.agreement import check_ratio, check_start_kl
+from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
 from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
@@ -96,35 +97,25 @@ class OnPolicy:
         """Build the functions of a step; `jit` and donation stand here."""
         sampling, algorithm = self.config.sampling, self.algorithm
         eos, pad = self.ends, self.pretrained.pad_token_id
-        act = make_act(
-            self.model,
-            sampling,
-            eos,
-            pad,
-            truncate_token=algorithm.truncate_token,
-            truncate_after=algorithm.truncate_after,
-        )
-        greedy = make_act(
-            self.model,
-            dataclasses.replace(sampling, temperature=0.0),
-            eos,
-            pad,
-            truncate_token=algorithm.truncate_token,
-            truncate_after=algorithm.truncate_after,
-        )
         score = make_score(self.model, sampling, eos, rows=algorithm.score_rows)
         update = make_update(self.model, algorithm, sampling, eos, self.optimizer, compose)
 
         def complete(params: Any, base: Any) -> Any:
             return complete_params(compose, params, base)
 
-        self._act = jax.jit(lambda params, base, *batch: act(complete(params, base), *batch))
-        self._act_greedily = None
-        if getattr(algorithm, "advantage", None) == "greedy":
-            self._act_greedily = jax.jit(
-                lambda params, base, *batch: greedy(complete(params, base), *batch)
+        def sampler(sampling: SamplingConfig) -> Any:
+            act = make_act(
+                self.model,
+                sampling,
+                eos,
+                pad,
+                truncate_token=algorithm.truncate_token,
+                truncate_after=algorithm.truncate_after,
             )
-        self.further_batches: int = getattr(algorithm, "dynamic_sampling", 0)
+            return jax.jit(lambda params, base, *batch: act(complete(params, base), *batch))
+
+        self._act = sampler(sampling)
+        self._act_greedily = sampler(dataclasses.replace(sampling, temperature=0.0))
         self._score = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
         self._score_policy = jax.jit(
             lambda params, base, *batch: score(complete(params, base)["policy"], *batch).log_probs
@@ -189,7 +180,7 @@ class OnPolicy:
 
     def greedy_scores(self, state: TrainState, step: int) -> tuple[jax.Array, ...]:
         """Judge the greedy completions of a step's prompts, [B]; nothing where not asked for."""
-        if self._act_greedily is None:
+        if not self.algorithm.wants_greedy:
             return ()
         group = self.algorithm.samples_per_prompt
         indices, prompts = self.training_batch(step)
@@ -269,7 +260,7 @@ def one_step(
         "perf/model_flops_utilisation": flops / seconds / peak,
     }
     report |= batch.judged
-    if setup.further_batches:
+    if algorithm.further_batches:
         report["objective/samples"] = batch.samples
     return state, report
 
