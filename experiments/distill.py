@@ -18,15 +18,20 @@ import jax
 from rljax.algorithms.distillation import DistillState, batch_kind, make_evaluate, make_update
 from rljax.errors import UserError
 from rljax.experiment import DistillExperiment
-from rljax.models import Pretrained, make_model
+from rljax.models import Pretrained
 from rljax.tasks import PromptSet, batch_indices, make_batch
 from rljax.tasks.documents import Data, Records, make_data, make_prompts, read_documents
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
-from rljax.training.optimizer import make_optimizer, make_schedule
-from rljax.training.policies import load_model
+from rljax.training.policies import build_model, load_model
 from rljax.training.run import open_run
-from rljax.training.supervised import CHANGEABLE, Learner, run_supervised
+from rljax.training.supervised import (
+    CHANGEABLE,
+    Learner,
+    held_out_batches,
+    make_rate,
+    run_supervised,
+)
 
 
 def check_vocabulary(student: Pretrained, teacher: Pretrained) -> None:
@@ -71,12 +76,8 @@ def make_learner(
 ) -> Learner:
     """Put models, data and prompts together."""
     distill, size = config.distill, config.distill.batch_size
-    model = make_model(
-        student.model.config, remat=config.model.remat, scan_layers=config.model.scan_layers
-    )
-    teacher_model = make_model(teacher.model.config, scan_layers=config.teacher.scan_layers)
-    optimizer = make_optimizer(config.optimizer, num_steps=config.steps)
-    schedule = make_schedule(config.optimizer, num_steps=config.steps)
+    model, teacher_model = build_model(config.model, student), build_model(config.teacher, teacher)
+    optimizer, learning_rate = make_rate(config)
 
     def init() -> DistillState:
         params = {"policy": student.params}
@@ -100,11 +101,11 @@ def make_learner(
             student.eos_token_ids,
             student.pad_token_id,
             optimizer,
-            lambda step: config.optimizer.learning_rate * schedule(step),
+            learning_rate,
         ),
         evaluate=make_evaluate(model, teacher_model, distill),
         batch=batch,
-        eval_batches=lambda: data.held_out.batches(size) if data.held_out is not None else (),
+        eval_batches=held_out_batches(data.held_out, size),
         finish=lambda means: means | {"perplexity": math.exp(min(means["cross_entropy"], 700.0))},
         saved=lambda state: state._replace(teacher=()),
         restored=lambda part: part._replace(teacher=teacher.params),

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, complete_params
+from rljax.algorithms.checks import require, require_positive
 from rljax.algorithms.learner import Learn, Metrics, Params, make_learner
 from rljax.kl import KLConfig
 from rljax.masking import LossAggregation, has_any_of, token_weights
@@ -79,16 +80,17 @@ class OnPolicyConfig:
 
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and values that mean nothing."""
-        for name in (
-            "batch_size",
-            "samples_per_prompt",
-            "num_epochs",
-            "num_minibatches",
-            "gradient_accumulation",
-            "score_rows",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_positive(
+            self,
+            (
+                "batch_size",
+                "samples_per_prompt",
+                "num_epochs",
+                "num_minibatches",
+                "gradient_accumulation",
+                "score_rows",
+            ),
+        )
         parts = self.num_minibatches * self.gradient_accumulation
         if self.batch_size % parts:
             raise ValueError(
@@ -109,9 +111,7 @@ class OnPolicyConfig:
 
     def require(self, **rules: tuple[bool, str]) -> None:
         """Raise ValueError for the first field whose rule does not hold."""
-        for name, (good, rule) in rules.items():
-            if not good:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {rule}")
+        require(self, rules)
 
 
 def drop_failed(rollout: Rollout, scores: jax.Array) -> tuple[Rollout, jax.Array, jax.Array]:

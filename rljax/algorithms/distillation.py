@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.checks import require_positive, require_whole_parts
 from rljax.algorithms.learner import Metrics, Params, make_single_update
 from rljax.algorithms.sft import Weighted, packed_hidden, token_counts, with_weights
 from rljax.divergences import Divergence, divergence
@@ -56,14 +57,8 @@ class DistillConfig:
 
     def validate(self) -> None:
         """Raise ValueError for sizes that do not divide and values that mean nothing."""
-        for name in ("batch_size", "gradient_accumulation", "head_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"distill.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.batch_size % self.gradient_accumulation:
-            raise ValueError(
-                f"distill.batch_size {self.batch_size} is not a multiple of "
-                f"gradient_accumulation {self.gradient_accumulation}"
-            )
+        require_positive(self, ("batch_size", "gradient_accumulation", "head_rows"), "distill.")
+        require_whole_parts(self, "distill.")
         if (self.divergence == "jsd") != (self.jsd_beta is not None):
             raise ValueError(
                 f"distill.jsd_beta is {self.jsd_beta} with the divergence {self.divergence}: "

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.checks import require, require_positive, require_whole_parts
 from rljax.algorithms.learner import (
     Compose,
     Metrics,
@@ -104,14 +105,8 @@ class DPOConfig:
 
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and flags that the loss does not read."""
-        for name in ("batch_size", "gradient_accumulation", "score_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"dpo.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.batch_size % self.gradient_accumulation:
-            raise ValueError(
-                f"dpo.batch_size {self.batch_size} is not a multiple of gradient_accumulation "
-                f"{self.gradient_accumulation}"
-            )
+        require_positive(self, ("batch_size", "gradient_accumulation", "score_rows"), "dpo.")
+        require_whole_parts(self, "dpo.")
         read_by = {
             "label_smoothing": (0.0, ("sigmoid", "robust", "simpo")),
             "target_margin": (None, ("simpo",)),
@@ -142,9 +137,7 @@ class DPOConfig:
                 f"'method' or 'mean' with loss {self.loss}",
             ),
         }
-        for name, (good, rule) in bounds.items():
-            if not good:
-                raise ValueError(f"dpo.{name} is {getattr(self, name)}; it must be {rule}")
+        require(self, bounds, "dpo.")
 
 
 # ----------------------------------------------------------------------------------- Log-probs

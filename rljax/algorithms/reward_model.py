@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.checks import require, require_positive, require_whole_parts
 from rljax.algorithms.learner import (
     Compose,
     Metrics,
@@ -86,16 +87,8 @@ class RewardModelConfig:
 
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and flags that the loss does not read."""
-        for name in ("batch_size", "gradient_accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"reward_model.{name} is {getattr(self, name)}; it must be at least 1"
-                )
-        if self.batch_size % self.gradient_accumulation:
-            raise ValueError(
-                f"reward_model.batch_size {self.batch_size} is not a multiple of "
-                f"gradient_accumulation {self.gradient_accumulation}"
-            )
+        require_positive(self, ("batch_size", "gradient_accumulation"), "reward_model.")
+        require_whole_parts(self, "reward_model.")
         smoothed = self.loss in ("pairwise", "all_pairs", "classification")
         sampled = self.normalise_samples > 0
         bounds = {
@@ -120,9 +113,7 @@ class RewardModelConfig:
                 "positive, and needs normalise_samples above 0",
             ),
         }
-        for name, (good, rule) in bounds.items():
-            if not good:
-                raise ValueError(f"reward_model.{name} is {getattr(self, name)}; it must be {rule}")
+        require(self, bounds, "reward_model.")
 
 
 # --------------------------------------------------------------------------------------- Scores

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.checks import require_positive, require_whole_parts
 from rljax.algorithms.learner import Metrics, Params, Update, make_single_update
 from rljax.masking import token_weights, weighted_loss
 from rljax.models.transformer import Model
@@ -37,14 +38,8 @@ class SFTConfig:
 
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide or are not positive."""
-        for name in ("batch_size", "gradient_accumulation", "head_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sft.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.batch_size % self.gradient_accumulation:
-            raise ValueError(
-                f"sft.batch_size {self.batch_size} is not a multiple of gradient_accumulation "
-                f"{self.gradient_accumulation}"
-            )
+        require_positive(self, ("batch_size", "gradient_accumulation", "head_rows"), "sft.")
+        require_whole_parts(self, "sft.")
 
 
 class Weighted(NamedTuple):

@@ -26,7 +26,6 @@ from rljax.algorithms.metrics import rollout_kl
 from rljax.errors import UserError
 from rljax.experiment import OnPolicyExperiment
 from rljax.kl import make_kl_controller
-from rljax.models import make_model
 from rljax.models.flops import forward_flops
 from rljax.models.trainable import make_trainable
 from rljax.rollout.agreement import check_ratio, check_start_kl
@@ -40,7 +39,7 @@ from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
 from rljax.training.optimizer import make_optimizer, make_schedule
-from rljax.training.policies import load_model
+from rljax.training.policies import build_model, load_model
 from rljax.training.policy_report import completion_rows, log_evaluation, report
 from rljax.training.progress import Progress
 from rljax.training.run import Run
@@ -67,11 +66,7 @@ class OnPolicy:
         algorithm = config.algorithm
         self.config, self.algorithm, self.critic = config, algorithm, critic
         self.pretrained = load_model(config.model.source, config.model.dtype)
-        self.model = make_model(
-            self.pretrained.model.config,
-            remat=config.model.remat,
-            scan_layers=config.model.scan_layers,
-        )
+        self.model = build_model(config.model, self.pretrained)
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from rljax.errors import UserError
-from rljax.models import Pretrained
+from rljax.experiment import ModelConfig
+from rljax.models import Model, Pretrained, make_model
 from rljax.training.trained import Which, load_source, load_trained
 
 
@@ -59,6 +60,11 @@ def load_model(source: str, dtype: str = "float32") -> Pretrained:
     """Load a model, or what a run made of one; a wrong source raises UserError."""
     with model_errors():
         return load_source(source, dtype)
+
+
+def build_model(flags: ModelConfig, pretrained: Pretrained) -> Model:
+    """Build the functions of a loaded model as the flags want them."""
+    return make_model(pretrained.model.config, remat=flags.remat, scan_layers=flags.scan_layers)
 
 
 def load_policy(flags: PolicyFlags) -> Policy:

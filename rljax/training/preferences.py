@@ -13,8 +13,8 @@ import numpy as np
 from rljax.algorithms import dpo
 from rljax.algorithms.learner import init_supervised
 from rljax.errors import UserError
-from rljax.experiment import PreferenceExperiment, SupervisedExperiment
-from rljax.models import Model, Pretrained, make_model
+from rljax.experiment import PreferenceExperiment
+from rljax.models import Pretrained
 from rljax.tasks.preference_batches import (
     Encoder,
     PreferenceData,
@@ -26,17 +26,10 @@ from rljax.tasks.preference_forms import Form
 from rljax.tasks.preferences import PreferenceConfig
 from rljax.tasks.sources import DataError
 from rljax.training.compilation import announce
-from rljax.training.optimizer import make_optimizer, make_schedule
-from rljax.training.policies import load_model
-from rljax.training.supervised import Learner
+from rljax.training.policies import build_model, load_model
+from rljax.training.supervised import Learner, held_out_batches, make_rate
 
 REFERENCE_FILE = "reference_{}.npz"
-
-
-def build_model(experiment: SupervisedExperiment, pretrained: Pretrained) -> Model:
-    """Build the functions of a model as the flags want them."""
-    flags = experiment.model
-    return make_model(pretrained.model.config, remat=flags.remat, scan_layers=flags.scan_layers)
 
 
 def load_preferences(
@@ -59,23 +52,6 @@ def load_preferences(
             "give `margin` or scores, or set it to 0"
         )
     return data
-
-
-def make_rate(experiment: SupervisedExperiment) -> tuple[Any, Callable[[jax.Array], jax.Array]]:
-    """Build the optimizer, and step -> learning rate."""
-    config = experiment.optimizer
-    schedule = make_schedule(config, num_steps=experiment.steps)
-    return (
-        make_optimizer(config, num_steps=experiment.steps),
-        lambda step: config.learning_rate * schedule(step),
-    )
-
-
-def held_out_batches(data: PreferenceData, batch_size: int) -> Callable[[], Any]:
-    def batches() -> Any:
-        return data.held_out.batches(batch_size) if data.held_out is not None else ()
-
-    return batches
 
 
 # ------------------------------------------------------------------------------------------ DPO
@@ -130,7 +106,7 @@ def prepare_preferences(
     config = experiment.dpo
     data = load_preferences(experiment.data, config.form, pretrained, config.margin_scale)
     print(data.summary)
-    score = dpo.make_preference_score(build_model(experiment, pretrained), config.score_rows)
+    score = dpo.make_preference_score(build_model(experiment.model, pretrained), config.score_rows)
     compiled = jax.jit(lambda params, batch: dpo.sequence_log_probs(score, params, batch))
     reference = pretrained
     if experiment.reference is not None:
@@ -168,7 +144,7 @@ def make_preference_learner(
     experiment: PreferenceExperiment, pretrained: Pretrained, data: PreferenceData
 ) -> Learner:
     """Put a model and preferences with the reference's log-probs together."""
-    model = build_model(experiment, pretrained)
+    model = build_model(experiment.model, pretrained)
     optimizer, learning_rate = make_rate(experiment)
     config = experiment.dpo
 
@@ -182,6 +158,6 @@ def make_preference_learner(
         batch=lambda step: data.train.batch(
             step, batch_size=config.batch_size, seed=experiment.seed
         ),
-        eval_batches=held_out_batches(data, config.batch_size),
+        eval_batches=held_out_batches(data.held_out, config.batch_size),
         finish=finish,
     )

@@ -22,13 +22,9 @@ from rljax.rollout.sampler import make_sampler
 from rljax.tasks.preference_batches import PreferenceData, PreferenceSet
 from rljax.tasks.sources import DataError
 from rljax.training.compilation import announce
-from rljax.training.preferences import (
-    build_model,
-    held_out_batches,
-    load_preferences,
-    make_rate,
-)
-from rljax.training.supervised import Learner
+from rljax.training.policies import build_model
+from rljax.training.preferences import load_preferences
+from rljax.training.supervised import Learner, held_out_batches, make_rate
 from rljax.types import Completions, Prompts
 
 SAMPLE_ROWS = 32
@@ -65,7 +61,7 @@ def sample_reference(
         max_new_tokens=side.rows.tokens.shape[2], temperature=config.normalise_temperature
     )
     eos, pad = pretrained.eos_token_ids, pretrained.pad_token_id
-    sample = jax.jit(make_sampler(build_model(experiment, pretrained), sampling, eos, pad))
+    sample = jax.jit(make_sampler(build_model(experiment.model, pretrained), sampling, eos, pad))
     first = {record.prompt: row for row, record in reversed(list(enumerate(side.records)))}
     rows = np.resize(np.sort(list(first.values())), config.normalise_samples)
     prompts = Prompts(
@@ -104,7 +100,7 @@ def make_reward_normalise(
     if not experiment.reward_model.normalise_samples:
         return None
     prompts, completions = sample_reference(experiment, pretrained, data.train)
-    model = build_model(experiment, pretrained)
+    model = build_model(experiment.model, pretrained)
     return jax.jit(reward_model.make_normalise(model, prompts, completions, SAMPLE_ROWS))
 
 
@@ -115,7 +111,7 @@ def make_reward_learner(
     normalise: Normalise,
 ) -> Learner:
     """Put a trunk, a new head and judged completions together."""
-    model = build_model(experiment, pretrained)
+    model = build_model(experiment.model, pretrained)
     optimizer, learning_rate = make_rate(experiment)
     config = experiment.reward_model
 
@@ -134,7 +130,7 @@ def make_reward_learner(
         batch=lambda step: data.train.batch(
             step, batch_size=config.batch_size, seed=experiment.seed
         ),
-        eval_batches=held_out_batches(data, config.batch_size),
+        eval_batches=held_out_batches(data.held_out, config.batch_size),
     )
 
 
@@ -145,7 +141,7 @@ def held_out_logits(
 
     Pairs (also those of rankings): difference of the scores, and true; labels: score, and label.
     """
-    model = build_model(experiment, pretrained)
+    model = build_model(experiment.model, pretrained)
     compiled = jax.jit(lambda p, batch: reward_model.batch_scores(model, p, batch))
     logits: list[float] = []
     outcomes: list[bool] = []

@@ -11,10 +11,11 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+import optax
 
 from rljax.errors import UserError
 from rljax.experiment import SupervisedExperiment
@@ -22,6 +23,7 @@ from rljax.rollout.keys import Role, role_key
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
+from rljax.training.optimizer import make_optimizer, make_schedule
 from rljax.training.progress import Progress
 from rljax.training.run import Run
 from rljax.training.writer import MetricsWriter
@@ -57,6 +59,27 @@ class Learner(NamedTuple):
     """state -> what checkpoints hold of it: all but what the config alone gives back."""
     restored: Callable[[Any], Any] = _same
     """What a checkpoint holds -> the state; undoes `saved`."""
+
+
+def make_rate(
+    experiment: SupervisedExperiment,
+) -> tuple[optax.GradientTransformation, Callable[[jax.Array], jax.Array]]:
+    """Build the optimizer, and step -> learning rate."""
+    config = experiment.optimizer
+    schedule = make_schedule(config, num_steps=experiment.steps)
+    optimizer = make_optimizer(config, num_steps=experiment.steps)
+    return optimizer, lambda step: config.learning_rate * schedule(step)
+
+
+class Batched(Protocol):
+    """Held-out data."""
+
+    def batches(self, batch_size: int) -> Iterable[Any]: ...
+
+
+def held_out_batches(held_out: Batched | None, batch_size: int) -> Callable[[], Iterable[Any]]:
+    """Build a learner's `eval_batches`; there are none where nothing is held out."""
+    return lambda: () if held_out is None else held_out.batches(batch_size)
 
 
 def evaluate(
