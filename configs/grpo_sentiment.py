@@ -41,6 +41,7 @@ REINFORCE: dict[str, Any] = {
     "objective": "reinforce",
     "clip_eps": None,
     "num_minibatches": 1,
+    "loss_aggregation": "constant",  # the log-probability of the whole completion: a sum
     "kl": KLConfig(coef=0.04, estimator="k1"),
     "kl_place": "score",
 }
@@ -49,8 +50,11 @@ NO_KL = KLConfig(coef=0.0)
 variants = {
     # Williams 1992, with the batch's mean as baseline
     "reinforce": method(**REINFORCE, advantage="batch_mean", samples_per_prompt=1),
-    # Ahmadian et al. 2024
-    "rloo": method(**REINFORCE, advantage="leave_one_out"),
+    # Ahmadian et al. 2024: two gradient steps a batch, and the coefficient of their TL;DR runs
+    "rloo": method(
+        **REINFORCE | {"num_minibatches": 2, "kl": KLConfig(coef=0.03, estimator="k1")},
+        advantage="leave_one_out",
+    ),
     # Rennie et al. 2017, Li et al. 2024
     "remax": method(**REINFORCE, advantage="greedy", samples_per_prompt=1),
     # Hu 2025 (https://arxiv.org/abs/2501.03262): KL on the tokens, advantages whitened by batch
@@ -69,8 +73,10 @@ variants = {
         kl=KLConfig(coef=0.04, estimator="k2"),
         loss_aggregation="token",
     ),
-    # Liu et al. 2025
-    "dr_grpo": method(advantage="group_mean", loss_aggregation="constant", kl=NO_KL),
+    # Liu et al. 2025: each batch is one update
+    "dr_grpo": method(
+        advantage="group_mean", loss_aggregation="constant", num_minibatches=1, kl=NO_KL
+    ),
     # Yu et al. 2025; completions of 24 tokens never end here, so overlong rules stay off
     "dapo": method(clip_eps_high=0.28, loss_aggregation="token", dynamic_sampling=2, kl=NO_KL),
     # Zheng et al. 2025
@@ -81,9 +87,14 @@ variants = {
     "cispo": method(
         objective="cispo", clip_eps=1.0, clip_eps_high=5.0, loss_aggregation="token", kl=NO_KL
     ),
-    # Dong et al. 2023
+    # Dong et al. 2023: fine-tuning on the best of each group, a mean over tokens
     "raft": method(
-        objective="reinforce", clip_eps=None, advantage="best", num_minibatches=1, kl=NO_KL
+        objective="reinforce",
+        clip_eps=None,
+        advantage="best",
+        num_minibatches=1,
+        loss_aggregation="token",
+        kl=NO_KL,
     ),
     "smoke": replace(
         method(batch_size=8),

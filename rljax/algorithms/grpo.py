@@ -74,7 +74,8 @@ class GRPOConfig(OnPolicyConfig):
     """What a completion's score is compared with. none: nothing; batch_mean; moving_mean: of all
     scores so far; greedy: the score of the greedy completion (ReMax); leave_one_out: the group's
     others (RLOO); group_mean (Dr. GRPO); group_std: that, over the group's deviation (GRPO); best:
-    1 for the group's best, 0 else (RAFT)."""
+    1 for the group's best, 0 else (RAFT). moving_mean and greedy compare with scores as the reward
+    gave them, before penalties."""
     whiten_advantages: bool = False
     """Scale advantages to mean 0 and variance 1 over the batch's tokens (REINFORCE++)."""
     objective: Literal["clip", "cispo", "reinforce"] = "clip"
@@ -95,7 +96,9 @@ class GRPOConfig(OnPolicyConfig):
     """The penalty that keeps the policy near its reference."""
     kl_place: Literal["loss", "score", "tokens"] = "loss"
     """Where it is charged: as a term of the loss; on the completion's score before the advantage
-    (RLOO); or on each token, with what follows it (REINFORCE++)."""
+    (RLOO); or on each token, with what follows it (REINFORCE++). In the loss, on-policy, k1 has no
+    expected gradient, k2 has that of KL(policy || reference), k3 that of KL(reference || policy),
+    each token's given its prefix: only score and tokens, with k1, have the whole KL's."""
     mask_truncated: bool = False
     """Learn nothing from completions that were cut off (DAPO's overlong filter)."""
     overlong_buffer: int = 0
@@ -153,6 +156,12 @@ class GRPOConfig(OnPolicyConfig):
         )  # fmt: skip
         if self.dynamic_sampling and self.advantage == "greedy":
             raise ValueError("dynamic_sampling compares groups: it does not go with greedy")
+        if self.advantage in ("moving_mean", "greedy"):
+            raw = f"advantage {self.advantage} compares with scores as the reward gave them"
+            self.require(
+                scale_scores=(self.scale_scores == "none", f"none: {raw}"),
+                clip_scores=(self.clip_scores is None, f"None: {raw}"),
+            )
 
 
 # ------------------------------------------------------------------------------------ Advantages

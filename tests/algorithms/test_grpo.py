@@ -54,7 +54,7 @@ ELSEWHERE = {
     "gradient_accumulation": "must not change the update: test_parts_add_up",
     "score_rows": "must not change the update: tests/rollout/test_sampler.py",
     "dynamic_sampling": "the loop's: tests/training/test_batches.py",
-    "ref_sync_every": "tests/experiments",
+    "ref_sync_every": "tests/experiments/test_on_policy.py",
     "ref_sync_mix": "tests/algorithms/test_ppo.py",
 }
 
@@ -190,6 +190,8 @@ def test_ratios_of_later_updates_move(world, rollout):
         ({"dynamic_sampling": -1}, "dynamic_sampling"),
         ({"dynamic_sampling": 1, "advantage": "greedy"}, "dynamic_sampling"),
         ({"batch_size": 10}, "batch_size 10 is not a multiple"),
+        ({"advantage": "greedy", "scale_scores": "std"}, "scale_scores is std; it must be none"),
+        ({"advantage": "moving_mean", "clip_scores": 1.0}, "clip_scores is 1.0; it must be None"),
     ],
 )
 def test_choices_that_exclude_each_other_are_refused(world, changes, words):

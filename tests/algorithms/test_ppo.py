@@ -60,7 +60,7 @@ ELSEWHERE = {
     "loss_aggregation": "test_loss_aggregation_is_read",
     "critic": "test_separate_critic_leaves_the_policy_gradient_alone",
     "kl": "test_kl_settings_are_read",
-    "ref_sync_every": "tests/experiments",
+    "ref_sync_every": "tests/experiments/test_on_policy.py",
     "ref_sync_mix": "test_reference_sync",
 }
 

@@ -104,6 +104,15 @@ def test_the_greedy_baseline_is_sampled(start):
     assert len(rows) == 2 and all(np.isfinite(row["policy/loss"]) for row in rows)
 
 
+def test_the_reference_moves_when_asked(start):
+    flags = {"grpo.batch-size": 8, "grpo.samples-per-prompt": 2}
+    sync = {"grpo.ref-sync-every": 1, "grpo.ref-sync-mix": 1.0}
+    still = metrics_of(start("grpo", "still", **flags))
+    reset = metrics_of(start("grpo", "reset", **flags, **sync))
+    assert abs(still[1]["objective/kl"]) > 1e-3
+    assert abs(reset[1]["objective/kl"]) < 1e-5  # the reference is the policy again
+
+
 def test_the_reference_of_adapters_cannot_move(fails):
     message = fails(
         "ppo", "--config", f"{ROOT}/configs/ppo_sentiment.py:smoke",

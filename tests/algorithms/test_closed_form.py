@@ -1,0 +1,131 @@
+"""Every on-policy method reaches the optimum of the KL-regularised objective, beta log Z.
+
+The closed form is pi* = ref exp(r / beta) / Z (Ziegler et al. 2019, section 2). With the KL charged
+on the completion's score, r - beta log(pi* / ref) is one number for all completions: no advantage
+is left at the optimum, whatever the method makes of scores.
+
+Each method's settings are those of configs/grpo_sentiment.py, but for sizes and the KL.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rljax.algorithms import grpo, ppo
+from rljax.algorithms.actor_critic import init_state, make_act, make_collect
+from rljax.algorithms.grpo import GRPOConfig
+from rljax.algorithms.ppo import PPOConfig
+from rljax.experiment import GRPOExperiment
+from rljax.kl import KLConfig
+from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.sampler import make_sampler
+from rljax.rollout.scoring import make_score
+from rljax.training.flags import load_config
+from rljax.training.optimizer import OptimizerConfig, make_optimizer
+from tests.algorithms.tabular import World
+from tests.conftest import quick_jit
+
+WORLD = World(4, 3, eos=3)
+SAMPLING = SamplingConfig(max_new_tokens=3, temperature=1.0)
+STEPS, BATCH = 150, 64
+ARMS = {"beta": jnp.array([0.25, 0.5, 1.0, 0.5]), "sign": jnp.array([1.0, 1.0, 1.0, -1.0])}
+"""Runs that one program makes together; in the last one the reward's sign is wrong."""
+CLOSED = quick_jit(jax.vmap(WORLD.closed))
+KL = KLConfig(coef=0.5, estimator="k1")
+METHODS = (
+    "reinforce", "rloo", "remax", "reinforce_pp", "reinforce_pp_baseline", "grpo", "dr_grpo",
+    "dapo", "gspo", "cispo", "raft",
+)  # fmt: skip
+
+
+def method(name: str) -> GRPOConfig:
+    """A published method's choices, at the sizes of this task."""
+    file = "configs/grpo_sentiment.py" + ("" if name == "grpo" else f":{name}")
+    chosen = load_config(file, GRPOExperiment).grpo
+    place = "tokens" if chosen.kl_place == "tokens" else "score"
+    return dataclasses.replace(chosen, batch_size=BATCH, kl=KL, kl_place=place)
+
+
+@functools.cache
+def sampling_programs() -> tuple[Any, Any]:
+    """Compile sampling and greedy decoding of all arms, once for all methods.
+
+    They run so often that it pays to let XLA optimise them.
+    """
+    act = make_act(WORLD.model, SAMPLING, WORLD.eos_ids, 3)
+    collect = make_collect(act, make_score(WORLD.model, SAMPLING, WORLD.eos_ids))
+    greedy = make_sampler(
+        WORLD.model, dataclasses.replace(SAMPLING, temperature=0.0), WORLD.eos_ids, 3
+    )
+
+    def sample(params, prompts, key, sign):
+        rollout = collect(params, {"table": WORLD.reference}, prompts, key)
+        return rollout, sign * WORLD.judge(rollout.completions)
+
+    def greedy_scores(params, prompts, key, sign):
+        return sign * WORLD.judge(greedy(params["policy"], None, prompts, key))
+
+    axes = (0, None, None, 0)
+    return jax.jit(jax.vmap(sample, axes)), jax.jit(jax.vmap(greedy_scores, axes))
+
+
+def learn(module: Any, config: Any, critic: str) -> np.ndarray:
+    """Train all arms; the share of the gap to the optimum that each closes."""
+    optimizer = make_optimizer(
+        OptimizerConfig(learning_rate=0.1, schedule="linear", adam_eps=1e-5),
+        num_steps=STEPS,
+        updates_per_step=config.num_epochs * config.num_minibatches,
+    )
+    sample, greedy_scores = sampling_programs()
+    rows, group = jnp.arange(BATCH), config.samples_per_prompt
+    prompts = WORLD.prompts(rows // group, rows % group)
+    update = module.make_update(WORLD.model, config, SAMPLING, WORLD.eos_ids, optimizer)
+    asks_greedy = getattr(config, "advantage", None) == "greedy"
+    update = quick_jit(jax.vmap(update, in_axes=(0, 0, 0, None, *([0] * asks_greedy))))
+
+    state = quick_jit(
+        jax.vmap(
+            lambda beta: init_state(
+                {"table": WORLD.reference}, WORLD.model.config.hidden_size, optimizer,
+                critic=critic, kl_coef=beta,
+            )
+        )
+    )(ARMS["beta"])  # fmt: skip
+    for step in range(STEPS):
+        sample_key, shuffle_key = jax.random.split(jax.random.key(step))
+        batch = (state.params, prompts, sample_key, ARMS["sign"])
+        rollout, scores = sample(*batch)
+        more = (greedy_scores(*batch),) if asks_greedy else ()
+        state, _ = update(state, rollout, scores, shuffle_key, *more)
+    return np.asarray(CLOSED(state.params["policy"]["table"], ARMS["beta"]))
+
+
+def check(closed: np.ndarray) -> None:
+    assert np.all(closed <= 1 + 1e-5), closed  # no policy is above the closed form
+    assert np.all(closed[:3] >= 0.95), closed
+    assert closed[3] < 0, closed  # the wrong sign takes the policy away from it
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_reaches_the_optimum(name):
+    check(learn(grpo, method(name), "none"))
+
+
+def test_ppo_reaches_the_optimum():
+    config = PPOConfig(batch_size=BATCH, num_epochs=2, num_minibatches=2, value_coef=1.0, kl=KL)
+    check(learn(ppo, config, "shared"))
+
+
+def test_the_optimum_by_hand():
+    """pi* = ref exp(r / beta) / Z has J = beta log Z, and no advantage."""
+    for beta in (0.25, 1.0):
+        ref = jnp.sum(WORLD.token_log_probs(WORLD.reference), axis=1)
+        np.testing.assert_allclose(jnp.sum(jnp.exp(ref)), 1, rtol=1e-5)
+        best = jax.nn.softmax(ref + WORLD.rewards / beta)
+        gain = WORLD.rewards - beta * (jnp.log(best) - ref)
+        np.testing.assert_allclose(gain, WORLD.optimum(beta), rtol=1e-4)
