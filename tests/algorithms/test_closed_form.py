@@ -111,11 +111,13 @@ def check(closed: np.ndarray) -> None:
     assert closed[3] < 0, closed  # the wrong sign takes the policy away from it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_method_reaches_the_optimum(name):
     check(learn(grpo, method(name), "none"))
 
 
+@pytest.mark.slow
 def test_ppo_reaches_the_optimum():
     config = PPOConfig(batch_size=BATCH, num_epochs=2, num_minibatches=2, value_coef=1.0, kl=KL)
     check(learn(ppo, config, "shared"))

@@ -69,6 +69,7 @@ def rollout(world):
     return world.rollout(world.state(BASE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_flag_is_read(world, rollout, name):
     changed = dataclasses.replace(BASE, **{name: CHANGES[name]})
@@ -78,6 +79,7 @@ def test_flag_is_read(world, rollout, name):
     assert differ(state.params, other.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH)
 def test_flag_is_read_beside_another(world, name):
     setting, value = WITH[name]
@@ -87,6 +89,7 @@ def test_flag_is_read_beside_another(world, name):
     assert differ(first.params, second.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
 def test_parts_add_up(world, rollout, aggregation):
     whole = dataclasses.replace(BASE, num_minibatches=1, loss_aggregation=aggregation)

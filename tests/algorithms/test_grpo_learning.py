@@ -94,6 +94,7 @@ def test_method_learns(name):
     assert before < 0.35 and after > 0.6, (before, after)
 
 
+@pytest.mark.slow
 def test_a_broken_sign_fails_the_same_threshold():
     _, after = learn(sign=-1.0, **METHODS["grpo"])
     assert after < 0.1

@@ -80,7 +80,7 @@ def learn(critic: str, sign: float, seed: int = 0) -> tuple[float, float]:
     return float(np.mean(scores[:3])), float(np.mean(scores[-3:]))
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("critic", ["shared", pytest.param("separate", marks=pytest.mark.slow)])
 def test_ppo_learns_to_copy(critic):
     before, after = learn(critic, 1.0)
     assert before < 0.2
@@ -92,6 +92,7 @@ def test_a_broken_sign_fails_the_same_threshold():
     assert after < 0.1
 
 
+@pytest.mark.slow
 def test_the_update_composes_with_vmap_over_seeds():
     """The whole training is one pure function: two seeds in one call equal one after the other."""
     config = dataclasses.replace(PPOConfig(), batch_size=4, num_epochs=1)

@@ -105,6 +105,7 @@ def test_no_field_is_forgotten():
     assert tested == {field.name for field in dataclasses.fields(OnlineDPOConfig)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_flag_is_read(grouped, rollout, name):
     changed = dataclasses.replace(BASE, **{name: CHANGES[name]})
@@ -116,6 +117,7 @@ def test_flag_is_read(grouped, rollout, name):
     assert differ(state.params, other.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH)
 def test_flag_is_read_beside_another(grouped, name):
     setting, value = WITH[name]
@@ -191,6 +193,7 @@ def training():
     return quick_jit(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign, low, high", [(1.0, 0.5, 1.0), (-1.0, 0.0, 0.05)])
 def test_it_learns_what_the_reward_prefers(sign, low, high):
     scores = training()(sign, jax.random.split(jax.random.key(1), STEPS))

@@ -70,6 +70,7 @@ def test_no_field_is_forgotten():
     assert tested == {field.name for field in dataclasses.fields(PPOConfig)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_flag_is_read(world, baseline, name):
     rollout, (state, _) = baseline
@@ -78,6 +79,7 @@ def test_flag_is_read(world, baseline, name):
     assert differ(state.params, other.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH)
 def test_flag_is_read_beside_another(world, name):
     setting, value = WITH[name]
@@ -87,6 +89,7 @@ def test_flag_is_read_beside_another(world, name):
     assert differ(first.params, second.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kl",
     [
@@ -113,6 +116,7 @@ def test_loss_aggregation_is_read(world, baseline, mode):
     assert differ(state.params, other.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.3}, {"min_new_tokens": 4},
@@ -139,6 +143,7 @@ def test_a_batch_sampled_otherwise_is_noticed(world):
     assert metrics["health/sampler_logprob_gap"] > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize("mode", ["token", "sequence", "constant"])
 def test_parts_add_up(world, baseline, parts, mode):
@@ -222,6 +227,7 @@ def test_padding_content_never_reaches_the_update(world, baseline):
 FAILING = dataclasses.replace(BASE, missing_eos_penalty=-3.0, scale_scores="mean_std")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["token", "sequence", "constant"])
 def test_a_completion_without_a_score_is_masked_out(world, baseline, mode):
     rollout, _ = baseline

@@ -47,6 +47,7 @@ def test_the_work_is_two_flops_a_weight_and_token(script):
     assert work["update"] == (20, 3 * expected)
 
 
+@pytest.mark.slow
 def test_a_shape_by_name_and_from_a_config(script, tmp_path):
     module = script("benchmark")
     _, params = module.load(module.Benchmark(model="shape:tiny-gpt2"))

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -60,6 +61,7 @@ def distilled(tmp_path_factory, script, teacher):
     return directory
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(distilled):
     rows = [row for row in numbers(distilled) if "train/loss" in row]
     assert [row["train/on_policy"] for row in rows] == [0, 1, 0, 1]
@@ -73,6 +75,7 @@ def test_what_a_run_leaves(distilled):
     assert not any("teacher" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, script, distilled, teacher, monkeypatch):
     module = script("distill")
     original, seen = module.batch_kind, []
@@ -128,10 +131,11 @@ def test_sampled_batches_are_padded_to_a_multiple(script):
     records = module.read_documents(config.data)
     model = module.load_model("random:tiny-llama")
     prompts = module.student_prompts(config, model, model, records)
+    data = SimpleNamespace(held_out=None)
     widths = []
     for multiple in (8, 16):
         changed = dataclasses.replace(config, prompt_multiple=multiple)
-        batch = module.make_learner(changed, model, model, None, prompts).batch(1)
+        batch = module.make_learner(changed, model, model, data, prompts).batch(1)
         assert batch.mask.sum(axis=1).tolist() == [4, 4, 4, 4]  # "a+b="
         widths.append(batch.tokens.shape[1])
     assert widths == [8, 16]

@@ -61,6 +61,7 @@ def test_text_holds_the_prompt_and_chat_only_the_reply(script, rows, capsys):
     assert capsys.readouterr().out == f"{reply}\n"
 
 
+@pytest.mark.slow
 def test_a_run_gives_its_policy_and_its_sampling(rows, tiny_run):
     argv = ["--run", tiny_run.directory, "--prompt", "hello", "--sampling.temperature", 0]
     last, first = rows(*argv), rows(*argv, "--checkpoint", 1)

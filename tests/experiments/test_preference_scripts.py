@@ -139,6 +139,7 @@ def _only(whole, evaluations: int):
     return batches
 
 
+@pytest.mark.slow
 def test_stopped_reward_runs_go_on_bit_for_bit(tmp_path, script, pairs, reward_run, monkeypatch):
     asked = interrupt(monkeypatch, 2)
     for _ in range(2):
@@ -235,6 +236,7 @@ def test_a_reference_of_its_own_and_losses_without_one(tmp_path, pairs, fails):
     assert "dpo.loss 'simpo' reads none" in message
 
 
+@pytest.mark.slow
 def test_online_dpo_learns_from_a_learned_reward_with_adapters(tmp_path, script, pairs, reward_run):
     chosen = {
         "config": f"{ROOT}/configs/online_dpo_sentiment.py:smoke",

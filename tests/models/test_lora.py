@@ -115,6 +115,7 @@ def sample(model, params):
     return quick_jit(sampler)(params, None, prompts, jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_decoding_merges_and_looping_over_layers_is_the_same(world, adapted):
     model, params, apply = world
     looped = make_model(model.config, scan_layers=True)

@@ -80,7 +80,13 @@ def compiled(name: str) -> Compiled:
     )
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("llama", "gpt2") else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIONS
+    ],
+)
 def test_cached_decode_equals_full_forward(name, left_padded):
     tokens, mask = left_padded
     _, params, apply, prefill, decode = compiled(name)

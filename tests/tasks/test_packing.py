@@ -107,7 +107,9 @@ def test_positions_restart_with_each_segment():
     [
         ({}, {}),
         (GPT2, {}),
-        ({"sliding_window": 3, "layer_windows": (True, False)}, {}),
+        pytest.param(
+            {"sliding_window": 3, "layer_windows": (True, False)}, {}, marks=pytest.mark.slow
+        ),
         ({}, {"scan_layers": True, "remat": True}),
     ],
     ids=["llama", "gpt2", "sliding", "scan and remat"],

@@ -46,10 +46,10 @@ def collect(monkeypatch):
             return given[len(draws) - 1]
 
         monkeypatch.setattr(batches, "sample_and_judge", sample_and_judge)
-        setup = SimpleNamespace(
-            further_batches=further,
-            algorithm=SimpleNamespace(samples_per_prompt=GROUP, batch_size=SIZE),
+        algorithm = SimpleNamespace(
+            samples_per_prompt=GROUP, batch_size=SIZE, further_batches=further
         )
+        setup = SimpleNamespace(algorithm=algorithm)
         return batches.collect(setup, None, step), draws
 
     return run
