@@ -118,9 +118,9 @@ def main(argv: list[str] | None = None) -> None:
         enable_compilation_cache()
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="distill") as run:
             print(f"run directory: {run.directory}")
-            records = read_documents(config.data)
             student = load_model(config.model.source, config.model.dtype)
             teacher = load_model(config.teacher.source, config.teacher.dtype)
+            records = read_documents(config.data, student.tokenizer)
             check_vocabulary(student, teacher)
             data = make_data(
                 records,

@@ -23,10 +23,8 @@ import tyro
 
 from rljax.algorithms.actor_critic import make_act
 from rljax.algorithms.batch import OnPolicyConfig
-from rljax.algorithms.grpo import GRPOConfig
-from rljax.algorithms.ppo import PPOConfig
 from rljax.errors import UserError
-from rljax.experiment import ModelConfig
+from rljax.experiment import ON_POLICY, ModelConfig
 from rljax.models import Pretrained
 from rljax.reporting.statistics import (
     Interval,
@@ -298,7 +296,8 @@ def defaults(run: str) -> tuple[Evaluate, OnPolicyConfig]:
     What runs of its kind do not have (a supervised run has no task) keeps its default here.
     """
     model = read_part(run, "model", ModelConfig)
-    rules = read_part(run, "ppo", PPOConfig) or read_part(run, "grpo", GRPOConfig)
+    parts = (read_part(run, name, kind) for name, kind in ON_POLICY.items())
+    rules = next((part for part in parts if part is not None), None)
     scratch = (Path(run).expanduser() / MODEL_FOLDER).is_dir()
     found = {
         "reference": None if model is None or scratch else model.source,

@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
         enable_compilation_cache()
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="sft") as run:
             print(f"run directory: {run.directory}")
-            records = read_documents(config.data)
             pretrained = load_model(config.model.source, config.model.dtype)
+            records = read_documents(config.data, pretrained.tokenizer)
             data = make_text_data(config, pretrained, records)
             print(data.summary)
             run_supervised(config, make_text_learner(config, pretrained, data), run)

@@ -175,6 +175,14 @@ class OnlineDPOExperiment(OnPolicyExperiment):
         return self.online_dpo
 
 
+ON_POLICY: dict[str, type[OnPolicyConfig]] = {
+    "ppo": PPOConfig,
+    "grpo": GRPOConfig,
+    "online_dpo": OnlineDPOConfig,
+}
+"""Where the config of an on-policy run keeps its algorithm's part."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SupervisedExperiment:
     """What every supervised stage has: model, optimizer, length, evaluation, checkpoints."""

@@ -5,7 +5,7 @@ import pytest
 from rljax.experiment import GRPOExperiment
 from rljax.training.flags import load_config, load_file, repository_root, validate
 
-FILES = sorted((repository_root() / "configs").glob("*.py"))
+FILES = sorted((repository_root() / "configs").rglob("*.py"))
 
 PUBLISHED = {
     # Shao et al. 2024, section 4.1: group mean and deviation, sequence means, k3 in the loss

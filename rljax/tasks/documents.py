@@ -16,6 +16,7 @@ from rljax.tasks.packing import Document, PackedData, TooLong, fit_lengths, pack
 from rljax.tasks.prompts import (
     PromptSet,
     Tokenizer,
+    cut_texts,
     encode_texts,
     special_prefix,
     text_fraction,
@@ -59,12 +60,17 @@ class DocumentConfig:
     """What becomes of documents longer than a row: left out, cut at its end, or split into rows."""
     held_out_fraction: float = 0.1
     """Share of the records, chosen by a hash of their text (or prompt), kept for evaluation."""
+    split_tokens: int | None = None
+    """Of records of `text`, hash the first so many tokens only, as tasks do whose prompts are
+    those: what such a task holds out is then held out here too. None: hash the whole text."""
 
     def __post_init__(self) -> None:
         if self.sequence_length < 2:
             raise ValueError(f"data sequence_length must be at least 2, got {self.sequence_length}")
         if self.max_documents is not None and self.max_documents < 1:
             raise ValueError(f"data max_documents must be at least 1, got {self.max_documents}")
+        if self.split_tokens is not None and self.split_tokens < 1:
+            raise ValueError(f"data split_tokens must be at least 1, got {self.split_tokens}")
         if not 0 <= self.held_out_fraction < 1:
             raise ValueError(
                 f"data held_out_fraction must be in [0, 1), got {self.held_out_fraction}"
@@ -81,10 +87,14 @@ class Record(NamedTuple):
     """A key of KINDS."""
     fields: dict[str, Any]
     where: str
+    head: str | None = None
+    """The beginning of its text, where that decides on the split."""
 
     @property
     def key(self) -> str:
         """What decides on which side of the split it stands: text, prompt, or first message."""
+        if self.head is not None:
+            return self.head
         value = self.fields[self.kind]
         return value if isinstance(value, str) else json.dumps(value[0], sort_keys=True)
 
@@ -176,16 +186,36 @@ def _keep(records: list[Record], rules: tuple[str, ...], source: str) -> list[Re
     return records
 
 
-def read_documents(config: DocumentConfig) -> Records:
+def _with_heads(records: list[Record], size: int, tokenizer: Tokenizer | None) -> list[Record]:
+    """Let the first `size` tokens of the texts decide on the split."""
+    if tokenizer is None:
+        raise DataError(
+            "--data.split-tokens needs a tokenizer that is there before the data: start from a "
+            "model that has one"
+        )
+    others = [record for record in records if record.kind != "text"]
+    if others:
+        raise DataError(
+            f"{others[0].where}: --data.split-tokens is for records of `text`; this one has a "
+            f"{KINDS[others[0].kind][0]}, which decides on the split"
+        )
+    heads = cut_texts(tokenizer, [record.fields["text"] for record in records], size)
+    return [r._replace(head=head) for r, (head, _) in zip(records, heads, strict=True)]
+
+
+def read_documents(config: DocumentConfig, tokenizer: Tokenizer | None = None) -> Records:
     """Read, choose and split the records of a source, in an order that is that of their hashes.
 
     Equal records are taken once; records of one text, prompt or first message fall on one side.
+    tokenizer: what `split_tokens` counts in.
     Raises DataError naming the line for what cannot be read, and where a side would be empty.
     """
     everything = _read(config.source)
     if not everything:
         raise DataError(f"{config.source}: holds no record at all; expected {FORMS}")
     kept = _keep(everything, config.keep, config.source)
+    if config.split_tokens is not None:
+        kept = _with_heads(kept, config.split_tokens, tokenizer)
     keyed = {json.dumps(r.fields, sort_keys=True, default=repr): r for r in reversed(kept)}
     order = sorted(keyed, key=lambda text: (text_fraction(keyed[text].key), text))
     chosen = [keyed[text] for text in order]

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from rljax.models.tokenizer import byte_tokenizer
+from rljax.tasks import TaskConfig, make_task
 from rljax.tasks.documents import (
     DocumentConfig,
     chat_pieces,
@@ -128,6 +129,32 @@ def test_the_split_depends_on_the_prompt_only(tmp_path):
     assert len(few.train) + len(few.held_out) == 100
     assert {r.key for r in few.held_out} < sides[1] and {r.key for r in few.train} < sides[0]
     assert "800 records, 800 kept, 400 used" in records.summary
+
+
+def test_texts_split_by_their_first_tokens_as_prompts_are(tmp_path, tokenizer):
+    beginnings = ["A film of", "I saw it", "Dull stuff", "Go and see", "Who made"]
+    rows = [{"text": f"{beginnings[i % 5]} {i // 10} - {i}"} for i in range(300)]
+    source = write(tmp_path, *rows)
+    config = DocumentConfig(source=source, split_tokens=8, held_out_fraction=0.3)
+    records = read_documents(config, tokenizer)
+    task = TaskConfig(prompts=source, prompt_column="text", prompt_tokens=8, held_out_fraction=0.3)
+    texts = make_task(task, tokenizer, max_prompt_tokens=8)
+    for side, prompts in ((records.train, texts.train), (records.held_out, texts.held_out)):
+        assert side and {r.key for r in side} == set(prompts.texts)
+        assert all(r.fields["text"].startswith(r.key) for r in side)
+    whole = read_documents(dataclasses.replace(config, split_tokens=None))
+    assert {r.fields["text"] for r in whole.train} != {r.fields["text"] for r in records.train}
+
+
+def test_what_split_tokens_cannot_do(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="split_tokens must be at least 1, got 0"):
+        DocumentConfig(split_tokens=0)
+    pairs = write(tmp_path, {"prompt": "a", "completion": "b"})
+    with pytest.raises(DataError, match=r":1: --data.split-tokens is for records of `text`"):
+        read_documents(DocumentConfig(source=pairs, split_tokens=4), tokenizer)
+    texts = write(tmp_path, {"text": "a"}, {"text": "b"})
+    with pytest.raises(DataError, match="split-tokens needs a tokenizer"):
+        read_documents(DocumentConfig(source=texts, split_tokens=4))
 
 
 def test_keep(tmp_path):
