@@ -23,7 +23,8 @@ from rljax.tasks import PromptSet, batch_indices, make_batch
 from rljax.tasks.documents import Data, Records, make_data, make_prompts, read_documents
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
-from rljax.training.policies import build_model, load_model
+from rljax.training.parts import make_part
+from rljax.training.policies import build_model, load_model, load_start
 from rljax.training.run import open_run
 from rljax.training.supervised import (
     CHANGEABLE,
@@ -78,10 +79,13 @@ def make_learner(
     distill, size = config.distill, config.distill.batch_size
     model, teacher_model = build_model(config.model, student), build_model(config.teacher, teacher)
     optimizer, learning_rate = make_rate(config)
+    part = make_part(config, student.params)
+    compose = part.trainable.compose
 
     def init() -> DistillState:
-        params = {"policy": student.params}
-        return DistillState(params, optimizer.init(params), jax.numpy.int32(0), teacher.params)
+        params = {"policy": part.policy()}
+        step = jax.numpy.int32(0)
+        return DistillState(params, optimizer.init(params), step, teacher.params, part.base)
 
     def batch(step: int) -> Any:
         on_policy, number = batch_kind(step, distill.on_policy_fraction)
@@ -102,13 +106,14 @@ def make_learner(
             student.pad_token_id,
             optimizer,
             learning_rate,
+            compose,
         ),
-        evaluate=make_evaluate(model, teacher_model, distill),
+        evaluate=make_evaluate(model, teacher_model, distill, compose),
         batch=batch,
         eval_batches=held_out_batches(data.held_out, size),
         finish=lambda means: means | {"perplexity": math.exp(min(means["cross_entropy"], 700.0))},
-        saved=lambda state: state._replace(teacher=()),
-        restored=lambda part: part._replace(teacher=teacher.params),
+        saved=lambda state: part.saved(state)._replace(teacher=()),
+        restored=lambda state: part.restored(state)._replace(teacher=teacher.params),
     )
 
 
@@ -118,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         enable_compilation_cache()
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="distill") as run:
             print(f"run directory: {run.directory}")
-            student = load_model(config.model.source, config.model.dtype)
+            student = load_start(config)
             teacher = load_model(config.teacher.source, config.teacher.dtype)
             records = read_documents(config.data, student.tokenizer)
             check_vocabulary(student, teacher)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from rljax.experiment import PreferenceExperiment
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
-from rljax.training.policies import load_model
+from rljax.training.policies import load_start
 from rljax.training.preferences import make_preference_learner, prepare_preferences
 from rljax.training.run import open_run
 from rljax.training.supervised import CHANGEABLE, run_supervised
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         enable_compilation_cache()
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="dpo") as run:
             print(f"run directory: {run.directory}")
-            pretrained = load_model(config.model.source, config.model.dtype)
+            pretrained = load_start(config)
             data = prepare_preferences(config, pretrained, run.directory)
             run_supervised(config, make_preference_learner(config, pretrained, data), run)
 

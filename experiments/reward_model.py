@@ -25,7 +25,8 @@ from rljax.tasks.preference_batches import PreferenceData
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.manifest import write_text_atomically
-from rljax.training.policies import load_model
+from rljax.training.parts import make_part
+from rljax.training.policies import load_start
 from rljax.training.reward_models import (
     Normalise,
     ends_in_eos,
@@ -106,14 +107,15 @@ def main(argv: list[str] | None = None) -> None:
         enable_compilation_cache()
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="reward-model") as run:
             print(f"run directory: {run.directory}")
-            pretrained = load_model(config.model.source, config.model.dtype)
+            pretrained = load_start(config)
             data = load_reward_data(config, pretrained)
             print(data.summary)
             normalise = make_reward_normalise(config, pretrained, data)
             learner = make_reward_learner(config, pretrained, data, normalise)
             state = run_supervised(config, learner, run)
             if int(state.step) >= config.steps:
-                finish(config, pretrained, data, normalise, state.params, run)
+                params = make_part(config, pretrained.params).merged(state)
+                finish(config, pretrained, data, normalise, params, run)
 
 
 if __name__ == "__main__":

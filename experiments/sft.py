@@ -14,7 +14,7 @@ from rljax.experiment import TextExperiment
 from rljax.tasks.documents import read_documents
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
-from rljax.training.policies import load_model
+from rljax.training.policies import load_start
 from rljax.training.run import open_run
 from rljax.training.supervised import CHANGEABLE, run_supervised
 from rljax.training.texts import make_text_data, make_text_learner
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         enable_compilation_cache()
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="sft") as run:
             print(f"run directory: {run.directory}")
-            pretrained = load_model(config.model.source, config.model.dtype)
+            pretrained = load_start(config)
             records = read_documents(config.data, pretrained.tokenizer)
             data = make_text_data(config, pretrained, records)
             print(data.summary)

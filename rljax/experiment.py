@@ -189,6 +189,10 @@ class SupervisedExperiment:
 
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoRAConfig = LoRAConfig()
+    train_layers: int = 0
+    """Train only so many upper layers and the final norm (of a reward model its head too); 0: all.
+    """
     steps: int = 100
     """Training steps: one optimizer update each."""
     seed: int = 0
@@ -203,6 +207,11 @@ class SupervisedExperiment:
     """Steps between checkpoints; the last step is always saved, and so is a new best one."""
     keep_checkpoints: int = 2
     """Latest checkpoints kept, besides the one with the lowest held-out loss."""
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether every parameter of the model is trained."""
+        return not (self.lora.rank or self.train_layers)
 
     @property
     def judges(self) -> bool:
@@ -221,6 +230,7 @@ class SupervisedExperiment:
             raise ValueError("eval_every needs eval_batches above 0, or None for all")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        make_trainable(self.lora, self.train_layers)
 
     def require_held_out(self, what: str, fraction: float) -> None:
         """Raise ValueError for an evaluation without anything held out."""
@@ -265,6 +275,12 @@ class PretrainExperiment(TextExperiment):
         """Raise ValueError for combinations that cannot work."""
         super().validate()
         parse_tokenizer(self.tokenizer)
+        if not self.trains_all:
+            flag = f"lora.rank {self.lora.rank}" if self.lora.rank else "train_layers"
+            raise ValueError(
+                f"{flag} keeps the rest of the model as it is, which from scratch is noise: "
+                "pretrain all of it, then adapt the run with experiments/sft.py --model.source RUN"
+            )
         if self.model.source != SCRATCH and self.architecture != ArchitectureConfig():
             raise ValueError(
                 f"model.source is {self.model.source!r}, which gives the sizes: the flags of "

@@ -61,10 +61,12 @@ class TrainState(NamedTuple):
 
 
 class SupervisedState(NamedTuple):
-    """All that a supervised stage changes."""
+    """All that a supervised stage changes, and the frozen model that it may stand on."""
 
     params: dict[str, Any]
     """{"policy": ..., and what else is trained, under names of its own}."""
     opt_state: Any
     step: jax.Array
     """Training steps done, int32."""
+    base: Any = ()
+    """The frozen model where "policy" is a part of it only; nothing where all is trained."""

@@ -31,6 +31,12 @@ Compose = Callable[[Params, Params], Params]
 """(frozen base, trained part) -> parameters of a whole model."""
 
 
+def all_trained(base: Params, policy: Params) -> Params:
+    """Compose where every parameter is trained: nothing of the base is read."""
+    del base
+    return policy
+
+
 def init_state(
     policy: Params,
     hidden_size: int,

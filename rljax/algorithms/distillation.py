@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
 from rljax.algorithms.checks import require_positive, require_whole_parts
 from rljax.algorithms.learner import Metrics, Params, make_single_update
 from rljax.algorithms.sft import Weighted, packed_hidden, token_counts, with_weights
@@ -80,14 +81,16 @@ class DistillConfig:
 
 
 class DistillState(NamedTuple):
-    """All that training changes, and the teacher, which stands still."""
+    """All that training changes, and the teacher and the student's base, which stand still."""
 
     params: Params
-    """{"policy": the student's parameters}."""
+    """{"policy": what is trained of the student}."""
     opt_state: Any
     step: jax.Array
     """Training steps done, int32."""
     teacher: Params
+    base: Any = ()
+    """The frozen student where "policy" is a part of it only; nothing where all is trained."""
 
 
 # ----------------------------------------------------------------------- Which batch, and what of
@@ -192,12 +195,13 @@ def make_update(
     pad_token_id: int,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
+    compose: Compose = all_trained,
 ) -> Callable[[DistillState, Packed | Prompts, jax.Array], tuple[DistillState, Metrics]]:
     """Build update(state, batch, key) -> state, metrics: one optimizer update on one batch.
 
     A batch of packed documents is learnt as it is; a batch of prompts is completed by the student
-    first. Metrics: loss, cross_entropy (of the student), agreement, tokens, target_tokens, and
-    on_policy, 1 where the student sampled.
+    first. compose: of the student's frozen base and what is trained. Metrics: loss, cross_entropy
+    (of the student), agreement, tokens, target_tokens, and on_policy, 1 where the student sampled.
     """
     sample = make_sampler(student, sampling, eos_token_ids, pad_token_id)
     loss = make_loss(student, teacher, config)
@@ -208,31 +212,33 @@ def make_update(
         sample_key, shuffle_key = jax.random.split(key)
         on_policy = isinstance(batch, Prompts)
         if isinstance(batch, Prompts):
-            batch = as_packed(batch, sample(state.params["policy"], None, batch, sample_key))
+            student_params = complete_params(compose, state.params, state.base)["policy"]
+            batch = as_packed(batch, sample(student_params, None, batch, sample_key))
         one = make_single_update(
             functools.partial(loss, state.teacher),
             with_weights,
             optimizer,
             learning_rate,
             parts=config.gradient_accumulation,
+            compose=compose,
         )
-        trained = SupervisedState(state.params, state.opt_state, state.step)
+        trained = SupervisedState(state.params, state.opt_state, state.step, state.base)
         trained, metrics = one(trained, batch, shuffle_key)
         metrics["on_policy"] = jnp.float32(on_policy)
-        return DistillState(*trained, state.teacher), metrics
+        params, opt_state, step, base = trained
+        return DistillState(params, opt_state, step, state.teacher, base), metrics
 
     return update
 
 
 def make_evaluate(
-    student: Model, teacher: Model, config: DistillConfig
+    student: Model, teacher: Model, config: DistillConfig, compose: Compose = all_trained
 ) -> Callable[[DistillState, Packed], dict[str, tuple[jax.Array, jax.Array]]]:
     """Build evaluate(state, batch) -> {name: (sum, count)} over the targets of held-out data."""
 
     def evaluate(state: DistillState, batch: Packed) -> dict[str, tuple[jax.Array, jax.Array]]:
-        found = token_divergence(
-            student, teacher, config, state.params["policy"], state.teacher, batch
-        )
+        params = complete_params(compose, state.params, state.base)["policy"]
+        found = token_divergence(student, teacher, config, params, state.teacher, batch)
         targets = batch.targets[:, 1:]
         count = jnp.sum(targets)
 

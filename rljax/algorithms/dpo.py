@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.actor_critic import Compose, all_trained
 from rljax.algorithms.checks import require, require_positive, require_whole_parts
 from rljax.algorithms.learner import (
-    Compose,
     Metrics,
     Params,
     Update,
     make_single_update,
-    policy_of,
+    whole_params,
 )
 from rljax.models.transformer import Model
 from rljax.preference_losses import (
@@ -256,14 +256,13 @@ def loss_fn(
     *,
     score: Score,
     config: DPOConfig,
-    compose: Compose = policy_of,
 ) -> tuple[jax.Array, Metrics]:
     """Compute the mean loss of a batch, and metrics; over the parts of a batch both add up."""
     batch, weights = minibatch.batch, minibatch.shares
     seen = batch
     if config.loss == "kto":  # the other prompt's completion is the baseline's, without a gradient
         seen = batch._replace(tokens=batch.tokens[:, :1], mask=batch.mask[:, :1])
-    log_probs = sequence_log_probs(score, compose(params), seen)
+    log_probs = sequence_log_probs(score, params["policy"], seen)
     if config.loss == "kto":
         seen = seen._replace(ref_log_probs=batch.ref_log_probs[:, :1])
     made = outcome(config, seen, log_probs, minibatch.baseline)
@@ -286,7 +285,7 @@ def loss_fn(
 
 
 def make_baseline(
-    score: Score, config: DPOConfig, compose: Compose = policy_of
+    score: Score, config: DPOConfig
 ) -> Callable[[Params, PreferenceBatch], jax.Array]:
     """Build baseline(params, batch) -> KTO's reference point of the batch, [B] all alike.
 
@@ -294,7 +293,7 @@ def make_baseline(
     """
 
     def baseline(params: Params, batch: PreferenceBatch) -> jax.Array:
-        policy = compose(params)
+        policy = params["policy"]
         other = batch._replace(tokens=batch.tokens[:, 1:], mask=batch.mask[:, 1:])
         parts = config.gradient_accumulation
         split = jax.tree.map(lambda x: jnp.reshape(x, (parts, -1, *x.shape[1:])), other)
@@ -311,16 +310,17 @@ def make_update(
     config: DPOConfig,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
-    compose: Compose = policy_of,
+    compose: Compose = all_trained,
 ) -> Update:
     """Build update(state, batch, key) -> state, metrics: one optimizer update on one batch.
 
     batch: a PreferenceBatch with the reference's log-probs where `config.needs_reference`.
-    learning_rate: step -> rate, for the metrics. Raises ValueError for an impossible config.
+    learning_rate: step -> rate, for the metrics. compose: of the frozen base and what is trained.
+    Raises ValueError for an impossible config.
     """
     config.validate()
     score = make_preference_score(model, config.score_rows)
-    baseline = make_baseline(score, config, compose)
+    baseline = make_baseline(score, config)
 
     def prepare(inputs: tuple[PreferenceBatch, jax.Array]) -> Minibatch:
         batch, point = inputs
@@ -329,11 +329,12 @@ def make_update(
         return Minibatch(batch, point, weights / jnp.where(total > 0, total, 1))
 
     single = make_single_update(
-        lambda params, rows: loss_fn(params, rows, score=score, config=config, compose=compose),
+        lambda params, rows: loss_fn(params, rows, score=score, config=config),
         prepare,
         optimizer,
         learning_rate,
         parts=config.gradient_accumulation,
+        compose=compose,
     )
 
     def update(
@@ -341,7 +342,7 @@ def make_update(
     ) -> tuple[SupervisedState, Metrics]:
         point = jnp.zeros(batch.weights.shape)
         if config.loss == "kto":
-            point = baseline(state.params, batch)
+            point = baseline(whole_params(compose, state), batch)
         state, metrics = single(state, (batch, point), key)
         if config.loss == "kto":
             metrics["kto/baseline"] = point[0]
@@ -351,7 +352,7 @@ def make_update(
 
 
 def make_evaluate(
-    model: Model, config: DPOConfig, compose: Compose = policy_of
+    model: Model, config: DPOConfig, compose: Compose = all_trained
 ) -> Callable[[SupervisedState, PreferenceBatch], dict[str, tuple[jax.Array, jax.Array]]]:
     """Build evaluate(state, batch) -> {name: (sum, count)} over the records that have a weight.
 
@@ -362,7 +363,8 @@ def make_evaluate(
     def evaluate(
         state: SupervisedState, batch: PreferenceBatch
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        log_probs = sequence_log_probs(score, compose(state.params), batch)
+        policy = whole_params(compose, state)["policy"]
+        log_probs = sequence_log_probs(score, policy, batch)
         baseline = jnp.float32(0)
         if config.loss == "kto":
             ratio = mismatched_log_ratio(config, batch, log_probs[:, 1])

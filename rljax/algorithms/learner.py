@@ -9,22 +9,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
 from rljax.types import SupervisedState
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[Params, Any, Any], tuple[jax.Array, Metrics]]
 """(trained parameters, frozen ones, minibatch) -> loss, metrics."""
-Compose = Callable[[Params], Params]
-"""What is trained -> the parameters of the policy (of a reward model: of its trunk)."""
 
 MAXIMA = ("policy/ratio_max", "health/sampler_logprob_gap")
 """Metrics of parts that combine by their maximum; all others add up."""
-
-
-def policy_of(params: Params) -> Params:
-    """Return the policy's parameters as they stand among what is trained."""
-    return params["policy"]
 
 
 class Learn(Protocol):
@@ -108,9 +102,16 @@ class Update(Protocol):
     ) -> tuple[SupervisedState, Metrics]: ...
 
 
-def init_supervised(params: Params, optimizer: optax.GradientTransformation) -> SupervisedState:
-    """Make the state of a supervised stage before its first step."""
-    return SupervisedState(params, optimizer.init(params), jnp.int32(0))
+def init_supervised(
+    params: Params, optimizer: optax.GradientTransformation, base: Any = ()
+) -> SupervisedState:
+    """Make the state of a supervised stage before its first step; base: what stays frozen."""
+    return SupervisedState(params, optimizer.init(params), jnp.int32(0), base)
+
+
+def whole_params(compose: Compose, state: SupervisedState) -> Params:
+    """Give the policy of a state all of its parameters; what else is trained comes along."""
+    return complete_params(compose, state.params, state.base)
 
 
 def make_single_update(
@@ -120,14 +121,16 @@ def make_single_update(
     learning_rate: Callable[[jax.Array], jax.Array],
     *,
     parts: int,
+    compose: Compose = all_trained,
 ) -> Update:
     """Build update(state, batch, key) -> state, metrics: one optimizer update on the whole batch.
 
-    prepare and parts: as `make_learner`'s. learning_rate: step -> rate, reported as
-    `optim/learning_rate`.
+    loss: (parameters with a whole policy, batch) -> loss, metrics. prepare and parts: as
+    `make_learner`'s. learning_rate: step -> rate, reported as `optim/learning_rate`. compose: how
+    state.base and what is trained of the policy come together.
     """
     learn = make_learner(
-        lambda params, _, batch: loss(params, batch),
+        lambda params, base, batch: loss(complete_params(compose, params, base), batch),
         optimizer,
         num_epochs=1,
         num_minibatches=1,
@@ -138,10 +141,10 @@ def make_single_update(
         state: SupervisedState, batch: Any, key: jax.Array
     ) -> tuple[SupervisedState, Metrics]:
         (params, opt_state), metrics = learn(
-            (state.params, state.opt_state), None, batch, prepare, key
+            (state.params, state.opt_state), state.base, batch, prepare, key
         )
         report = {name: values[0] for name, values in metrics.items()}
         report["optim/learning_rate"] = learning_rate(state.step)
-        return SupervisedState(params, opt_state, state.step + 1), report
+        return SupervisedState(params, opt_state, state.step + 1, state.base), report
 
     return update

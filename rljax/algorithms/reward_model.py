@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.actor_critic import Compose, all_trained
 from rljax.algorithms.checks import require, require_positive, require_whole_parts
 from rljax.algorithms.learner import (
-    Compose,
     Metrics,
     Params,
     Update,
     make_single_update,
-    policy_of,
+    whole_params,
 )
 from rljax.models.transformer import Model
 from rljax.preference_losses import (
@@ -119,12 +119,10 @@ class RewardModelConfig:
 # --------------------------------------------------------------------------------------- Scores
 
 
-def batch_scores(
-    model: Model, params: Params, batch: PreferenceBatch, compose: Compose = policy_of
-) -> jax.Array:
+def batch_scores(model: Model, params: Params, batch: PreferenceBatch) -> jax.Array:
     """Score every completion: [B, K] float32."""
     prompts, completions = flat_rows(batch)
-    scores = reward_scores(model, compose(params), params[HEAD], prompts, completions)
+    scores = reward_scores(model, params["policy"], params[HEAD], prompts, completions)
     return scores.reshape(batch.tokens.shape[:2])
 
 
@@ -187,7 +185,6 @@ def make_normalise(
     prompts: Prompts,
     completions: Completions,
     rows: int,
-    compose: Compose = policy_of,
 ) -> Callable[[Params], Normalised]:
     """Build normalise(params): gain and shift go into the head's kernel and bias.
 
@@ -201,7 +198,7 @@ def make_normalise(
     places = jnp.resize(jnp.arange(count), (chunks, rows))
 
     def normalise(params: Params) -> Normalised:
-        trunk, head = compose(params), params[HEAD]
+        trunk, head = params["policy"], params[HEAD]
 
         def score(chosen: jax.Array) -> jax.Array:
             some = jax.tree.map(lambda x: jnp.asarray(x)[chosen], (prompts, completions))
@@ -229,10 +226,9 @@ def loss_fn(
     *,
     model: Model,
     config: RewardModelConfig,
-    compose: Compose = policy_of,
 ) -> tuple[jax.Array, Metrics]:
     """Compute the mean loss of a batch whose weights add up to 1, and metrics that add up."""
-    scores = batch_scores(model, params, batch, compose)
+    scores = batch_scores(model, params, batch)
     loss = jnp.sum(batch.weights * record_losses(config, scores, batch))
     first = jnp.sum(batch.weights * scores[:, 0])
     metrics = {
@@ -260,32 +256,34 @@ def make_update(
     config: RewardModelConfig,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
-    compose: Compose = policy_of,
+    compose: Compose = all_trained,
 ) -> Update:
     """Build update(state, batch, key) -> state, metrics: one optimizer update on one batch.
 
-    batch: a PreferenceBatch in `config.form`. learning_rate: step -> rate, for the metrics. Raises
-    ValueError for an impossible config.
+    batch: a PreferenceBatch in `config.form`. learning_rate: step -> rate, for the metrics.
+    compose: of the frozen base and what is trained of the trunk. Raises ValueError for an
+    impossible config.
     """
     config.validate()
     return make_single_update(
-        lambda params, batch: loss_fn(params, batch, model=model, config=config, compose=compose),
+        lambda params, batch: loss_fn(params, batch, model=model, config=config),
         lambda batch: batch,
         optimizer,
         learning_rate,
         parts=config.gradient_accumulation,
+        compose=compose,
     )
 
 
 def make_evaluate(
-    model: Model, config: RewardModelConfig, compose: Compose = policy_of
+    model: Model, config: RewardModelConfig, compose: Compose = all_trained
 ) -> Callable[[SupervisedState, PreferenceBatch], dict[str, tuple[jax.Array, jax.Array]]]:
     """Build evaluate(state, batch) -> {name: (sum, count)} over the records that have a weight."""
 
     def evaluate(
         state: SupervisedState, batch: PreferenceBatch
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        scores = batch_scores(model, state.params, batch, compose)
+        scores = batch_scores(model, whole_params(compose, state), batch)
         count = jnp.sum(batch.weights)
         found = {
             "loss": record_losses(config, scores, batch),

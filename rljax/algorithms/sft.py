@@ -16,8 +16,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rljax.algorithms.actor_critic import Compose, all_trained
 from rljax.algorithms.checks import require_positive, require_whole_parts
-from rljax.algorithms.learner import Metrics, Params, Update, make_single_update
+from rljax.algorithms.learner import (
+    Metrics,
+    Params,
+    Update,
+    make_single_update,
+    whole_params,
+)
 from rljax.masking import token_weights, weighted_loss
 from rljax.models.transformer import Model
 from rljax.rollout.chunks import map_rows
@@ -113,11 +120,12 @@ def make_update(
     config: SFTConfig,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
+    compose: Compose = all_trained,
 ) -> Update:
     """Build update(state, batch, key) -> state, metrics: one optimizer update on one batch.
 
-    learning_rate: step -> rate, for the metrics. Metrics: loss, perplexity = exp(loss), accuracy,
-    tokens, target_tokens.
+    learning_rate: step -> rate, for the metrics. compose: of the frozen base and what is trained.
+    Metrics: loss, perplexity = exp(loss), accuracy, tokens, target_tokens.
     """
     update = make_single_update(
         make_loss(model, config),
@@ -125,6 +133,7 @@ def make_update(
         optimizer,
         learning_rate,
         parts=config.gradient_accumulation,
+        compose=compose,
     )
 
     def with_perplexity(
@@ -136,13 +145,14 @@ def make_update(
     return with_perplexity
 
 
-def make_evaluate(model: Model, config: SFTConfig) -> Callable[[Any, Packed], dict[str, Any]]:
+def make_evaluate(
+    model: Model, config: SFTConfig, compose: Compose = all_trained
+) -> Callable[[Any, Packed], dict[str, Any]]:
     """Build evaluate(state, batch) -> {name: (sum, count)} of loss and accuracy over targets."""
 
     def evaluate(state: SupervisedState, batch: Packed) -> dict[str, tuple[jax.Array, jax.Array]]:
-        log_probs, correct = next_token_scores(
-            model, state.params["policy"], batch, rows=config.head_rows
-        )
+        policy = whole_params(compose, state)["policy"]
+        log_probs, correct = next_token_scores(model, policy, batch, rows=config.head_rows)
         targets = batch.targets[:, 1:]
         count = jnp.sum(targets)
         return {

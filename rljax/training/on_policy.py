@@ -39,7 +39,7 @@ from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
 from rljax.training.optimizer import make_optimizer, make_schedule
-from rljax.training.policies import build_model, load_model
+from rljax.training.policies import build_model, load_start
 from rljax.training.policy_report import completion_rows, log_evaluation, report
 from rljax.training.progress import Progress
 from rljax.training.run import Run
@@ -65,7 +65,7 @@ class OnPolicy:
     ) -> None:
         algorithm = config.algorithm
         self.config, self.algorithm, self.critic = config, algorithm, critic
-        self.pretrained = load_model(config.model.source, config.model.dtype)
+        self.pretrained = load_start(config)
         self.model = build_model(config.model, self.pretrained)
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from rljax.errors import UserError
-from rljax.experiment import ModelConfig
+from rljax.experiment import ModelConfig, OnPolicyExperiment, SupervisedExperiment
 from rljax.models import Model, Pretrained, make_model
+from rljax.models.trainable import make_trainable
 from rljax.training.trained import Which, load_source, load_trained
 
 
@@ -60,6 +64,28 @@ def load_model(source: str, dtype: str = "float32") -> Pretrained:
     """Load a model, or what a run made of one; a wrong source raises UserError."""
     with model_errors():
         return load_source(source, dtype)
+
+
+def load_start(experiment: OnPolicyExperiment | SupervisedExperiment) -> Pretrained:
+    """Load the model that training starts from, and see that it has the part to be trained.
+
+    Raises UserError for a wrong source, for more `train_layers` than there are, and where
+    `lora.targets` match nothing or not what `scan_layers` can loop over.
+    """
+    pretrained = load_model(experiment.model.source, experiment.model.dtype)
+    trainable = make_trainable(experiment.lora, experiment.train_layers)
+    model = build_model(experiment.model, pretrained)
+
+    def compose(params: Any) -> Any:
+        policy, base = trainable.split(params, jax.random.key(0))
+        whole = trainable.compose(base, policy)
+        if experiment.model.scan_layers:
+            model.hidden(whole, jnp.zeros((1, 1), jnp.int32))
+        return whole
+
+    with model_errors():
+        jax.eval_shape(compose, pretrained.params)
+    return pretrained
 
 
 def build_model(flags: ModelConfig, pretrained: Pretrained) -> Model:

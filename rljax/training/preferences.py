@@ -26,6 +26,7 @@ from rljax.tasks.preference_forms import Form
 from rljax.tasks.preferences import PreferenceConfig
 from rljax.tasks.sources import DataError
 from rljax.training.compilation import announce
+from rljax.training.parts import make_part
 from rljax.training.policies import build_model, load_model
 from rljax.training.supervised import Learner, held_out_batches, make_rate
 
@@ -101,6 +102,9 @@ def prepare_preferences(
 ) -> PreferenceData:
     """Read the preferences, and what the reference thinks of them where the loss wants to know.
 
+    The model as it starts, which is the reference unless another is given, is the frozen base of
+    adapters too: it is scored before they exist, and needs no second copy.
+
     directory: the run's, where the log-probs are kept for when the run goes on.
     """
     config = experiment.dpo
@@ -147,17 +151,21 @@ def make_preference_learner(
     model = build_model(experiment.model, pretrained)
     optimizer, learning_rate = make_rate(experiment)
     config = experiment.dpo
+    part = make_part(experiment, pretrained.params)
+    compose = part.trainable.compose
 
     def finish(means: dict[str, float]) -> dict[str, float]:
         return means | {"rewards/margin": means["rewards/chosen"] - means["rewards/rejected"]}
 
     return Learner(
-        init=lambda: init_supervised({"policy": pretrained.params}, optimizer),
-        update=dpo.make_update(model, config, optimizer, learning_rate),
-        evaluate=dpo.make_evaluate(model, config),
+        init=lambda: init_supervised({"policy": part.policy()}, optimizer, part.base),
+        update=dpo.make_update(model, config, optimizer, learning_rate, compose),
+        evaluate=dpo.make_evaluate(model, config, compose),
         batch=lambda step: data.train.batch(
             step, batch_size=config.batch_size, seed=experiment.seed
         ),
         eval_batches=held_out_batches(data.held_out, config.batch_size),
         finish=finish,
+        saved=part.saved,
+        restored=part.restored,
     )

@@ -22,6 +22,7 @@ from rljax.rollout.sampler import make_sampler
 from rljax.tasks.preference_batches import PreferenceData, PreferenceSet
 from rljax.tasks.sources import DataError
 from rljax.training.compilation import announce
+from rljax.training.parts import make_part
 from rljax.training.policies import build_model
 from rljax.training.preferences import load_preferences
 from rljax.training.supervised import Learner, held_out_batches, make_rate
@@ -114,23 +115,29 @@ def make_reward_learner(
     model = build_model(experiment.model, pretrained)
     optimizer, learning_rate = make_rate(experiment)
     config = experiment.reward_model
+    part = make_part(experiment, pretrained.params)
+    compose = part.trainable.compose
 
     def init() -> Any:
         key = role_key(experiment.seed, Role.INITIALISATION)
         head = init_reward_head(key, model.config.hidden_size)
-        params = {"policy": pretrained.params, reward_model.HEAD: head}
         if normalise is not None:
+            params = {"policy": pretrained.params, reward_model.HEAD: head}
             head = normalise(params).params[reward_model.HEAD]
-        return init_supervised({**params, reward_model.HEAD: head}, optimizer)
+        return init_supervised(
+            {"policy": part.policy(), reward_model.HEAD: head}, optimizer, part.base
+        )
 
     return Learner(
         init=init,
-        update=reward_model.make_update(model, config, optimizer, learning_rate),
-        evaluate=reward_model.make_evaluate(model, config),
+        update=reward_model.make_update(model, config, optimizer, learning_rate, compose),
+        evaluate=reward_model.make_evaluate(model, config, compose),
         batch=lambda step: data.train.batch(
             step, batch_size=config.batch_size, seed=experiment.seed
         ),
         eval_batches=held_out_batches(data.held_out, config.batch_size),
+        saved=part.saved,
+        restored=part.restored,
     )
 
 
@@ -179,5 +186,5 @@ def normalise_trained(normalise: Normalise, params: Any) -> tuple[Any, float, fl
 
 def trunk_as(pretrained: Pretrained, params: Any) -> Pretrained:
     """Put a reward model's trunk into the place of the model's parameters."""
-    trunk = jax.tree.map(jnp.asarray, reward_model.policy_of(params))
+    trunk = jax.tree.map(jnp.asarray, params["policy"])
     return dataclasses.replace(pretrained, params=trunk)

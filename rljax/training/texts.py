@@ -9,6 +9,7 @@ from rljax.algorithms.sft import make_evaluate, make_update
 from rljax.experiment import TextExperiment
 from rljax.models import Pretrained
 from rljax.tasks.documents import Data, Records, make_data
+from rljax.training.parts import make_part
 from rljax.training.policies import build_model
 from rljax.training.supervised import Learner, held_out_batches, make_rate
 
@@ -34,11 +35,15 @@ def make_text_learner(experiment: TextExperiment, pretrained: Pretrained, data: 
     sft = experiment.sft
     model = build_model(experiment.model, pretrained)
     optimizer, learning_rate = make_rate(experiment)
+    part = make_part(experiment, pretrained.params)
+    compose = part.trainable.compose
     return Learner(
-        init=lambda: init_supervised({"policy": pretrained.params}, optimizer),
-        update=make_update(model, sft, optimizer, learning_rate),
-        evaluate=make_evaluate(model, sft),
+        init=lambda: init_supervised({"policy": part.policy()}, optimizer, part.base),
+        update=make_update(model, sft, optimizer, learning_rate, compose),
+        evaluate=make_evaluate(model, sft, compose),
         batch=lambda step: data.train.batch(step, batch_size=sft.batch_size, seed=experiment.seed),
         eval_batches=held_out_batches(data.held_out, sft.batch_size),
         finish=with_perplexity,
+        saved=part.saved,
+        restored=part.restored,
     )
