@@ -24,7 +24,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
 from rljax.tasks.preferences import PreferenceConfig
-from rljax.training.optimizer import OptimizerConfig
+from rljax.training.optimizer import OptimizerConfig, make_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,7 @@ class OnPolicyExperiment(abc.ABC):
         for name in ("eval_prompts", "eval_every", "log_completions"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        make_schedule(self.optimizer, num_steps=self.steps)
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")
         if self.eval_prompts and self.task.held_out_fraction == 0:
@@ -226,6 +227,7 @@ class SupervisedExperiment:
         for name, value in (("eval_every", self.eval_every), ("eval_batches", self.eval_batches)):
             if value is not None and value < 0:
                 raise ValueError(f"{name} is {value}; it must be at least 0")
+        make_schedule(self.optimizer, num_steps=self.steps)
         if self.eval_every and not self.judges:
             raise ValueError("eval_every needs eval_batches above 0, or None for all")
         if self.seed < 0:

@@ -2,8 +2,10 @@
 
 import pytest
 
-from rljax.experiment import GRPOExperiment
+from rljax.errors import UserError
+from rljax.experiment import GRPOExperiment, PPOExperiment, TextExperiment
 from rljax.training.flags import load_config, load_file, repository_root, validate
+from rljax.training.optimizer import OptimizerConfig
 
 FILES = sorted((repository_root() / "configs").rglob("*.py"))
 
@@ -84,3 +86,11 @@ def test_every_variant_is_told_apart_from_the_others():
     assert file.variants["dapo"].grpo.dynamic_sampling > 0
     choices = [file.config.grpo, *(config.grpo for config in file.variants.values())]
     assert len(set(choices)) == len(choices)
+
+
+@pytest.mark.parametrize("kind", [PPOExperiment, TextExperiment])
+def test_a_warm_up_that_never_ends_is_refused_before_anything_is_loaded(kind):
+    optimizer = OptimizerConfig(warmup_steps=5)
+    validate(kind(optimizer=optimizer, steps=6))
+    with pytest.raises(UserError, match="warmup_steps 5 must be fewer than the 5 training steps"):
+        validate(kind(optimizer=optimizer, steps=5))

@@ -14,13 +14,13 @@ from rljax.training.optimizer import OptimizerConfig
 
 config = PreferenceExperiment(
     model=ModelConfig(source="runs/pipeline/sft"),
-    data=PreferenceConfig(source="imdb", completion_tokens=24, max_records=1600),
+    data=PreferenceConfig(source="imdb", completion_tokens=24, max_records=1200),
     dpo=DPOConfig(loss="sigmoid", beta=0.1, batch_size=8),
     optimizer=OptimizerConfig(learning_rate=2e-5, schedule="linear", warmup_steps=5),
-    steps=90,
+    steps=60,
     workdir="runs/pipeline/dpo",
     eval_batches=None,
-    checkpoint_every=90,
+    checkpoint_every=60,
 )
 
 variants = {

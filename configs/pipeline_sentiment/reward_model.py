@@ -15,13 +15,13 @@ from rljax.training.optimizer import OptimizerConfig
 
 config = RewardExperiment(
     model=ModelConfig(source="runs/pipeline/sft"),
-    data=PreferenceConfig(source="imdb", completion_tokens=24, max_records=1600),
+    data=PreferenceConfig(source="imdb", completion_tokens=24, max_records=1200),
     reward_model=RewardModelConfig(loss="pairwise", batch_size=8, normalise_samples=64),
     optimizer=OptimizerConfig(learning_rate=3e-5, schedule="linear", warmup_steps=5),
-    steps=120,
+    steps=80,
     workdir="runs/pipeline/reward_model",
     eval_batches=None,
-    checkpoint_every=60,
+    checkpoint_every=40,
 )
 
 variants = {

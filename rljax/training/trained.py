@@ -11,7 +11,8 @@ import jax
 from rljax.errors import UserError
 from rljax.models import Pretrained, load_description, load_pretrained
 from rljax.models.lora import LoRAConfig
-from rljax.models.trainable import Trainable, make_trainable
+from rljax.models.peft import Adapters
+from rljax.models.trainable import make_trainable
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.config_json import config_from_json
 from rljax.training.run import read_json
@@ -32,6 +33,8 @@ class Trained(NamedTuple):
     """Training steps done."""
     config: dict[str, Any]
     """The run's config, as JSON."""
+    adapters: Adapters | None
+    """What a run with lora.rank has trained; `pretrained` has it merged. None: all, or layers."""
 
 
 def is_run(directory: str | Path) -> bool:
@@ -62,7 +65,8 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
         pretrained = load_source(source, dtype)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = _pick(checkpoints, checkpoint)
-        trainable = _trainable(config)
+        lora = config_from_json(LoRAConfig, config.get("lora", {}))
+        trainable = make_trainable(lora, config.get("train_layers", 0))
         like: dict[str, Any] = {
             "policy": jax.eval_shape(
                 lambda params: trainable.split(params, jax.random.key(0))[0], pretrained.params
@@ -82,7 +86,8 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
     heads = {"value": params["value_head"]} if "value_head" in params else {}
     whole = trainable.merge(pretrained.params, params["policy"])
     trained = dataclasses.replace(pretrained, params=whole, heads=heads)
-    return Trained(trained, step, config)
+    adapters = Adapters(params["policy"], lora.scale) if lora.rank else None
+    return Trained(trained, step, config, adapters)
 
 
 def load_source(source: str, dtype: str = "float32") -> Pretrained:
@@ -111,9 +116,3 @@ def _pick(checkpoints: Checkpoints, checkpoint: Which) -> int:
     if checkpoint not in steps:
         raise UserError(f"no checkpoint of step {checkpoint}; there are {steps}")
     return checkpoint
-
-
-def _trainable(config: dict[str, Any]) -> Trainable:
-    """Say which part of the model a run trains; all of it where its kind has no such choice."""
-    lora = config_from_json(LoRAConfig, config.get("lora", {}))
-    return make_trainable(lora, config.get("train_layers", 0))

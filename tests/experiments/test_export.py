@@ -29,3 +29,4 @@ def test_what_is_wrong_is_said(fails, tiny_run, tmp_path):
     assert "is no run directory" in fails("export", "--run", tmp_path, "--out", tmp_path / "out")
     run = ["--run", tiny_run.directory, "--out", tmp_path / "out"]
     assert "no checkpoint of step 5" in fails("export", *run, "--checkpoint", 5)
+    assert "trained no adapters" in fails("export", *run, "--adapters")

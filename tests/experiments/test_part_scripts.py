@@ -11,6 +11,8 @@ import pytest
 
 from rljax.experiment import ModelConfig, TextExperiment
 from rljax.models import load_pretrained
+from rljax.models.lora import combine, merge
+from rljax.models.peft import load_peft
 from rljax.rewards import load_reward
 from rljax.rewards.protocol import judge_texts
 from rljax.tasks.packing import PackedData
@@ -103,6 +105,16 @@ def test_checkpoints_hold_adapters_and_runs_are_whole_models(tuned, script, caps
     script("generate").main(["--run", str(tuned), *flags])
     row = json.loads(capsys.readouterr().out)
     assert row["completion"] and np.isfinite(row["log_prob"])
+
+
+def test_adapters_alone_are_exported_over_the_start(tuned, script, tmp_path):
+    out = tmp_path / "adapters"
+    script("export").main(["--run", str(tuned), "--out", str(out), "--adapters"])
+    start, trained = load_pretrained("random:tiny-llama"), load_trained(tuned).pretrained
+    found = load_peft(out, "llama", start.model.config)
+    whole = merge(combine(start.params, found.weights, found.scale))
+    assert not changed(whole, trained.params)
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == 2
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, script, data, tuned, monkeypatch):
