@@ -69,6 +69,12 @@ class OnPolicy:
         self.config, self.algorithm, self.critic = config, algorithm, critic
         self.pretrained = load_model(config.model.source, config.model.dtype)
         self.model = build_model(config.model, self.pretrained)
+        mask, vocabulary = algorithm.action_mask, self.model.config.vocab_size
+        if mask is not None and mask.min_tokens >= vocabulary:
+            raise UserError(
+                f"mask_min_tokens is {mask.min_tokens}, but the model has only {vocabulary} "
+                "tokens: nothing would be masked; lower it"
+            )
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
@@ -81,12 +87,6 @@ class OnPolicy:
             raise UserError(
                 f"eval_prompts is {config.eval_prompts}, but only {len(self.task.held_out)} "
                 "prompts are held out: lower it, or raise --task.held-out-fraction"
-            )
-        mask, vocabulary = algorithm.action_mask, self.model.config.vocab_size
-        if mask is not None and mask.min_tokens >= vocabulary:
-            raise UserError(
-                f"mask_min_tokens is {mask.min_tokens}, but the model has only {vocabulary} "
-                "tokens: nothing would be masked; lower it"
             )
         updates = algorithm.num_epochs * algorithm.num_minibatches
         self.optimizer = make_optimizer(
