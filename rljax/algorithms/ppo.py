@@ -247,7 +247,9 @@ def make_update(
         config,
         optimizer,
         compose,
-        lambda *batch: loss_fn(*batch, model=model, score=score, config=config),
+        lambda params, mask_params, batch: loss_fn(
+            params, mask_params, batch, model=model, score=score, config=config
+        ),
     )
 
     def update(

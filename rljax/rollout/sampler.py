@@ -59,6 +59,7 @@ class Chosen(NamedTuple):
     log_probs: jax.Array
     values: jax.Array
     allowed: jax.Array | None
+    """float32: how many tokens the masking policy allowed; None without one."""
 
 
 def choose_tokens(
@@ -81,6 +82,48 @@ def choose_tokens(
         token = inverse_cdf(weights, uniform)
     chosen = jnp.take_along_axis(logits, token[None], axis=0)[0]
     return token, chosen - top - jnp.log(jnp.sum(weights, axis=0))
+
+
+class Choose(Protocol):
+    def __call__(
+        self,
+        policies: tuple[Params, ...],
+        head: Params | None,
+        hidden: tuple[jax.Array, ...],
+        index: jax.Array,
+        uniform: jax.Array,
+    ) -> Chosen: ...
+
+
+def make_choose(
+    model: Model, sampling: SamplingConfig, eos: jax.Array, action_mask: ActionMask | None
+) -> Choose:
+    """Build choose(policies, value_head, hidden, index, uniform [B]) -> Chosen.
+
+    policies, and their hidden states [D, B] each: the one that samples, and with an action mask the
+    one that masks. eos: [V] bool. index: the token's position.
+    """
+
+    def choose(
+        policies: tuple[Params, ...],
+        head: Params | None,
+        hidden: tuple[jax.Array, ...],
+        index: jax.Array,
+        uniform: jax.Array,
+    ) -> Chosen:
+        early = eos[:, None] & (index < sampling.min_new_tokens)
+        forbidden = early if sampling.min_new_tokens else None
+        logits, *others = map(model.head_columns, policies, hidden)
+        count = allowed = None
+        if action_mask is not None:
+            allowed = allowed_tokens(others[0], action_mask, forbidden=forbidden, axis=0)
+            count = jnp.sum(allowed, axis=0, dtype=jnp.float32)
+        token, log_prob = choose_tokens(logits, sampling, uniform, forbidden, allowed)
+        states = hidden[0].T
+        value = apply_scalar_head(head, states) if head is not None else jnp.zeros_like(log_prob)
+        return Chosen(token, log_prob, value, count)
+
+    return choose
 
 
 class Decoding(NamedTuple):
@@ -152,25 +195,7 @@ def make_sampler(
     ids = jnp.asarray(list(eos_token_ids), jnp.int32)
     eos = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
 
-    def choose(
-        policies: tuple[Params, ...],
-        head: Params | None,
-        hidden: tuple[jax.Array, ...],
-        index: jax.Array,
-        uniform: jax.Array,
-    ) -> Chosen:
-        """Pick a token per column of the policies' hidden states [D, B]."""
-        early = eos[:, None] & (index < sampling.min_new_tokens)
-        forbidden = early if sampling.min_new_tokens else None
-        logits, *others = map(model.head_columns, policies, hidden)
-        count = allowed = None
-        if action_mask is not None:
-            allowed = allowed_tokens(others[0], action_mask, forbidden=forbidden, axis=0)
-            count = jnp.sum(allowed, axis=0, dtype=jnp.float32)
-        token, log_prob = choose_tokens(logits, sampling, uniform, forbidden, allowed)
-        states = hidden[0].T
-        value = apply_scalar_head(head, states) if head is not None else jnp.zeros_like(log_prob)
-        return Chosen(token, log_prob, value, count)
+    choose = make_choose(model, sampling, eos, action_mask)
 
     def sample(
         params: Params,

@@ -71,21 +71,25 @@ def reward_scores(
     return score_sequences(head, model.hidden(params, tokens, mask), mask)
 
 
-def make_score(
-    model: Model,
-    sampling: SamplingConfig,
-    eos_token_ids: Sequence[int],
-    *,
-    with_entropy: bool = False,
-    rows: int = 1024,
-    action_mask: ActionMask | None = None,
-) -> Score:
-    """Build score(params, prompts, completions[, mask_params, mask_hidden]) -> Scored.
+class ChunkScores(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        mask_params: Params | None,
+        hidden: jax.Array,
+        token: jax.Array,
+        early: jax.Array,
+        mask_rows: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, jax.Array]: ...
 
-    Differentiable in params. The head runs over `rows` tokens at a time and is recomputed in the
-    backward pass when there is more than one such chunk, so that at most [rows, V] logits exist.
-    action_mask: tokens outside those that the policy mask_params allows have probability 0;
-    mask_hidden are its states, where an earlier scoring of the same completions gave them.
+
+def make_chunk_scores(
+    model: Model, sampling: SamplingConfig, eos_token_ids: Sequence[int], *, with_entropy: bool
+) -> ChunkScores:
+    """Build the scores of n tokens: log-prob and entropy (or 0), [n] each.
+
+    hidden: [n, D]; token: [n]; early: [n], where EOS is forbidden; mask_rows: the masking policy's
+    states [n, D] and how many tokens it allows [n].
     """
     vocabulary = model.config.vocab_size
     eos = jnp.zeros((vocabulary,), bool).at[jnp.asarray(list(eos_token_ids), jnp.int32)].set(True)
@@ -98,7 +102,6 @@ def make_score(
         early: jax.Array,
         mask_rows: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Log-prob and entropy of n rows: [n, D], [n], [n], ([n, D], [n]) -> [n], [n]."""
         forbidden = eos & early[:, None] if sampling.min_new_tokens else None
         allowed = None
         if mask_params is not None and mask_rows is not None:
@@ -119,6 +122,27 @@ def make_score(
             return log_prob, jnp.zeros_like(log_prob)
         mean_logit = jnp.sum(jnp.exp(logits - normaliser[:, None]) * logits, axis=-1)
         return log_prob, normaliser - mean_logit
+
+    return chunk_scores
+
+
+def make_score(
+    model: Model,
+    sampling: SamplingConfig,
+    eos_token_ids: Sequence[int],
+    *,
+    with_entropy: bool = False,
+    rows: int = 1024,
+    action_mask: ActionMask | None = None,
+) -> Score:
+    """Build score(params, prompts, completions[, mask_params, mask_hidden]) -> Scored.
+
+    Differentiable in params. The head runs over `rows` tokens at a time and is recomputed in the
+    backward pass when there is more than one such chunk, so that at most [rows, V] logits exist.
+    action_mask: tokens outside those that the policy mask_params allows have probability 0;
+    mask_hidden are its states, where an earlier scoring of the same completions gave them.
+    """
+    chunk_scores = make_chunk_scores(model, sampling, eos_token_ids, with_entropy=with_entropy)
 
     def score(
         params: Params,

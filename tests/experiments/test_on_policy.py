@@ -139,7 +139,7 @@ def arrays_under(saved, start) -> dict:
 
 @pytest.mark.parametrize("part", [{}, {"lora.rank": 2}], ids=["whole", "lora"])
 def test_the_masking_policy_follows_the_policy(start, part):
-    """Every step, or every second one: what masks the second step is not the same."""
+    """Synchronised every step, or never: what masks the second step is not the same."""
     each, later = (
         start("ppo", f"mask-{len(part)}-{every}", **NLPO, **part, **{"ppo.mask-sync-every": every})
         for every in (1, 0)

@@ -123,11 +123,11 @@ def test_states_and_chunks_do_not_change_scores_or_gradients(masked):
     model, params, other, prompts, made = masked
 
     def run(rows, hidden):
-        score = make_score(model, SAMPLING, EOS, rows=rows, action_mask=MASK)
+        score = make_score(model, SAMPLING, EOS, with_entropy=True, rows=rows, action_mask=MASK)
 
         def total(p):
             scored = score(p, prompts, made, other, hidden)
-            return jnp.sum(scored.log_probs), scored
+            return jnp.sum(scored.log_probs) + jnp.sum(scored.entropy), scored
 
         return quick_jit(jax.grad(total, has_aux=True))(params)
 
