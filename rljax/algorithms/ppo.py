@@ -240,7 +240,6 @@ def make_update(
         eos_token_ids,
         with_entropy=config.entropy_coef != 0,
         rows=config.score_rows,
-        action_mask=config.action_mask,
     )
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(

@@ -69,13 +69,14 @@ class ActionMask:
     """At least so many of its most probable tokens are allowed."""
 
 
-def require_mask_params(mask: ActionMask | None, mask_params: object) -> None:
-    """Raise ValueError unless a masking policy is given exactly where there is an action mask."""
-    if (mask is None) != (mask_params is None):
+def require_mask_params(masked: bool, mask_params: object) -> None:
+    """Raise ValueError unless there is a masking policy exactly where actions are masked."""
+    if masked and mask_params is None:
         raise ValueError(
-            f"the action mask is {mask}, but mask_params are "
-            f"{'missing' if mask_params is None else 'given'}"
+            "completions are sampled under an action mask, but mask_params are missing"
         )
+    if not masked and mask_params is not None:
+        raise ValueError("completions are sampled without a mask, but mask_params are given")
 
 
 def allowed_tokens(

@@ -204,7 +204,7 @@ def make_sampler(
         key: jax.Array,
         mask_params: Params | None = None,
     ) -> Completions:
-        require_mask_params(action_mask, mask_params)
+        require_mask_params(action_mask is not None, mask_params)
         batch, width = prompts.tokens.shape
         if width + length > model.config.context_length:
             raise ValueError(

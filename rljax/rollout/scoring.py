@@ -15,7 +15,6 @@ from rljax.models.heads import score_sequences
 from rljax.models.transformer import Model
 from rljax.rollout.chunks import map_rows
 from rljax.rollout.distribution import (
-    ActionMask,
     SamplingConfig,
     distribution_logits,
     most_probable,
@@ -133,14 +132,14 @@ def make_score(
     *,
     with_entropy: bool = False,
     rows: int = 1024,
-    action_mask: ActionMask | None = None,
 ) -> Score:
     """Build score(params, prompts, completions[, mask_params, mask_hidden]) -> Scored.
 
     Differentiable in params. The head runs over `rows` tokens at a time and is recomputed in the
     backward pass when there is more than one such chunk, so that at most [rows, V] logits exist.
-    action_mask: tokens outside those that the policy mask_params allows have probability 0;
-    mask_hidden are its states, where an earlier scoring of the same completions gave them.
+    Completions that were sampled under an action mask are scored under it: mask_params is the
+    masking policy, mask_hidden are its states, where an earlier scoring of them gave these.
+    Raises ValueError where mask_params are missing, or given for others (at trace time).
     """
     chunk_scores = make_chunk_scores(model, sampling, eos_token_ids, with_entropy=with_entropy)
 
@@ -151,7 +150,7 @@ def make_score(
         mask_params: Params | None = None,
         mask_hidden: jax.Array | None = None,
     ) -> Scored:
-        require_mask_params(action_mask, mask_params)
+        require_mask_params(completions.allowed is not None, mask_params)
         batch, length = completions.tokens.shape
         hidden = completion_hidden(model, params, prompts, completions)
         mask_rows = None

@@ -100,8 +100,7 @@ class OnPolicy:
         """Build the functions of a step; `jit` and donation stand here."""
         sampling, algorithm = self.config.sampling, self.algorithm
         eos, pad = self.ends, self.pretrained.pad_token_id
-        mask = algorithm.action_mask
-        score = make_score(self.model, sampling, eos, rows=algorithm.score_rows, action_mask=mask)
+        score = make_score(self.model, sampling, eos, rows=algorithm.score_rows)
         update = make_update(self.model, algorithm, sampling, eos, self.optimizer, compose)
 
         def complete(params: Any, base: Any) -> Any:
@@ -115,7 +114,7 @@ class OnPolicy:
                 pad,
                 truncate_token=algorithm.truncate_token,
                 truncate_after=algorithm.truncate_after,
-                action_mask=mask,
+                action_mask=algorithm.action_mask,
             )
             return jax.jit(
                 lambda params, base, masking, prompts, key: act(

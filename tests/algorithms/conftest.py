@@ -82,7 +82,7 @@ class World:
         mask = ppo.action_mask
         act = self.program(self._act, sampling, ppo.truncate_token, ppo.truncate_after, mask)
         made = act(state.params, self.prompts, jax.random.key(7), state.mask_params)
-        score = self.program(self._score, sampling, mask)
+        score = self.program(self._score, sampling)
         scored = score(state.ref_params, self.prompts, made, state.mask_params)
         return Rollout(self.prompts, made, scored.log_probs, scored.mask_hidden)
 
@@ -98,8 +98,8 @@ class World:
             truncate_token=truncate_token, truncate_after=truncate_after, action_mask=mask,
         )  # fmt: skip
 
-    def _score(self, sampling: SamplingConfig, mask: ActionMask | None):
-        return make_score(self.model, sampling, EOS, action_mask=mask)
+    def _score(self, sampling: SamplingConfig):
+        return make_score(self.model, sampling, EOS)
 
     def update(
         self,

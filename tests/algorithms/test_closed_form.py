@@ -58,8 +58,7 @@ def sampling_programs(mask: ActionMask | None) -> tuple[Any, Any]:
     They run so often that it pays to let XLA optimise them.
     """
     act = make_act(WORLD.model, SAMPLING, WORLD.eos_ids, 3, action_mask=mask)
-    score = make_score(WORLD.model, SAMPLING, WORLD.eos_ids, action_mask=mask)
-    collect = make_collect(act, score)
+    collect = make_collect(act, make_score(WORLD.model, SAMPLING, WORLD.eos_ids))
     reference = {"table": WORLD.reference}
     masking = None if mask is None else reference  # it stays the first policy
     greedy = make_sampler(

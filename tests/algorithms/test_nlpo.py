@@ -60,7 +60,7 @@ def test_the_reference_is_masked_alike(world, updated):
     """Both distributions live on the allowed tokens, so no log-prob is below the plain one's."""
     rollout, _, _ = updated
     made, mask = rollout.completions, np.asarray(rollout.completions.mask)
-    plain = world.program(world._score, SAMPLING, None)
+    plain = world.program(world._score, SAMPLING)
     ref = plain(world.reference, world.prompts, made._replace(allowed=None)).log_probs
     gain = np.asarray(rollout.ref_log_probs - ref)[mask]
     assert np.all(gain > -1e-5) and np.mean(gain) > 0.1

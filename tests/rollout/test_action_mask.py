@@ -106,7 +106,7 @@ def masked(tiny):
 def test_scoring_agrees_with_sampling(masked):
     model, params, other, prompts, made = masked
     real = np.asarray(made.mask)
-    score = quick_jit(make_score(model, SAMPLING, EOS, with_entropy=True, action_mask=MASK))
+    score = quick_jit(make_score(model, SAMPLING, EOS, with_entropy=True))
     scored = score(params, prompts, made, other)
     np.testing.assert_allclose(scored.log_probs, made.log_probs, atol=1e-5)
     assert np.min(np.asarray(made.log_probs)[real]) < -0.5
@@ -114,7 +114,7 @@ def test_scoring_agrees_with_sampling(masked):
     most = np.log(np.asarray(made.allowed)[real])
     assert np.all(np.asarray(scored.entropy)[real] <= most + 1e-5)
     # without the mask, or under another one, they do not agree: the test can fail
-    plain = quick_jit(make_score(model, SAMPLING, EOS))(params, prompts, made)
+    plain = score(params, prompts, made._replace(allowed=None))
     assert np.max(np.abs(plain.log_probs - made.log_probs)) > 0.1
     assert np.max(np.abs(score(params, prompts, made, params).log_probs - made.log_probs)) > 0.1
 
@@ -123,7 +123,7 @@ def test_states_and_chunks_do_not_change_scores_or_gradients(masked):
     model, params, other, prompts, made = masked
 
     def run(rows, hidden):
-        score = make_score(model, SAMPLING, EOS, with_entropy=True, rows=rows, action_mask=MASK)
+        score = make_score(model, SAMPLING, EOS, with_entropy=True, rows=rows)
 
         def total(p):
             scored = score(p, prompts, made, other, hidden)
@@ -195,5 +195,8 @@ def test_a_mask_and_its_policy_come_together(masked):
     model, params, other, prompts, made = masked
     with pytest.raises(ValueError, match="missing"):
         make_sampler(model, SAMPLING, EOS, PAD, MASK)(params, None, prompts, KEY)
+    score = make_score(model, SAMPLING, EOS)
+    with pytest.raises(ValueError, match="missing"):
+        score(params, prompts, made)
     with pytest.raises(ValueError, match="given"):
-        make_score(model, SAMPLING, EOS)(params, prompts, made, other)
+        score(params, prompts, made._replace(allowed=None), other)
