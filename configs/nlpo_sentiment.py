@@ -4,7 +4,8 @@ The task of configs/ppo_sentiment.py; at every token only the nucleus of mass 0.
 policy, and at least its 100 most probable tokens, can be sampled. The masking policy is the policy
 as it was up to 5 steps ago (https://arxiv.org/abs/2210.01241; these are the values of RL4LMs'
 IMDB task). The run's own evaluations are masked too, as RL4LMs'; experiments/evaluate.py,
-generate.py and export.py take the policy alone. Not yet measured.
+generate.py and export.py take the policy alone. Not yet measured; a step takes about twice as
+long as PPO's.
 
     python experiments/ppo.py --config configs/nlpo_sentiment.py
 """

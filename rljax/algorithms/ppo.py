@@ -7,7 +7,8 @@ Schulman et al. 2017 (https://arxiv.org/abs/1707.06347) in the form of Ziegler e
 With an action mask it is NLPO, natural language policy optimisation (Ramamurthy et al. 2022,
 https://arxiv.org/abs/2210.01241): a masking policy, which is the policy of some steps ago, allows
 its top-p tokens, and all others have probability 0 in the policy that samples and that is trained,
-and in the reference that it is compared with.
+and in the reference that it is compared with. In RL4LMs the reference is not masked, and the
+masking policy is renewed before a step's update; here after it.
 
 B completions a step, C completion slots.
 """
