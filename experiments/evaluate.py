@@ -64,7 +64,8 @@ class Evaluate(PolicyFlags):
     json: str | None = None
     """File to write every number and every completion to."""
     seed: int = 0
-    """Of the sampling; with a run, the run's: its own evaluations are repeated exactly."""
+    """Of the sampling; with a run, the run's: its own evaluations are repeated exactly, but for
+    the action mask of NLPO, which they have and the policy alone has not."""
     task: TaskConfig = TaskConfig()
     sampling: SamplingConfig = SamplingConfig()
 
@@ -321,6 +322,8 @@ def main(argv: list[str] | None = None) -> None:
         enable_compilation_cache()
         policy, task, after, before = judge_both(options, rules)
         report = make_report(options, policy, after, before)
+        if rules.action_mask is not None:
+            print("the policy is judged without the action mask of its run's own evaluations")
         print_report(report, task.summary, options.examples)
         if options.json is not None:
             write_json(Path(options.json), report)

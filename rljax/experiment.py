@@ -80,7 +80,7 @@ class OnPolicyExperiment(abc.ABC):
     """Largest |ratio - 1| between sampler and learner at the first step of a run in float32; a
     larger one stops the run. None: only logged, as it always is in bfloat16."""
     max_start_kl: float | None = 1e-5
-    """Largest |KL| in nats per completion from the reference at step 0 in float32. None: off."""
+    """Largest |KL| in nats per token from the reference at step 0 in float32. None: off."""
 
     @property
     @abc.abstractmethod

@@ -34,6 +34,8 @@ class Completions(NamedTuple):
     """[B, C] float32 under the sampling distribution; 0 after the end."""
     values: jax.Array
     """[B, C] float32: the critic's estimate before each token; 0 after the end."""
+    allowed: jax.Array | None = None
+    """[B, C] float32: how many tokens a masking policy allowed (NLPO); None without one."""
 
 
 class Rollout(NamedTuple):
@@ -43,6 +45,8 @@ class Rollout(NamedTuple):
     completions: Completions
     ref_log_probs: jax.Array
     """[B, C] float32 under the reference and the same sampling distribution; 0 after the end."""
+    mask_hidden: jax.Array | None = None
+    """[B, C, D]: the masking policy's states before each completion token; None without one."""
 
 
 class TrainState(NamedTuple):
@@ -58,6 +62,8 @@ class TrainState(NamedTuple):
     """Running moments of the scores (rewards.shaping.RunningMoments)."""
     step: jax.Array
     """Training steps done, int32."""
+    mask_params: dict[str, Any] | None = None
+    """The masking policy (NLPO): an earlier params["policy"]; None without one."""
 
 
 class SupervisedState(NamedTuple):

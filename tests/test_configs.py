@@ -1,5 +1,7 @@
 """The config files that are shipped: all can be started, and named methods are what papers say."""
 
+from dataclasses import replace
+
 import pytest
 
 from rljax.errors import UserError
@@ -78,6 +80,14 @@ def test_a_named_method_is_the_published_one(name):
         for part in path.split("."):
             value = getattr(value, part)
         assert value == expected, path
+
+
+def test_nlpo_is_the_published_one():
+    """Ramamurthy et al. 2022 in RL4LMs, on IMDB; all but the mask is PPO's."""
+    nlpo = load_config("configs/nlpo_sentiment.py", PPOExperiment)
+    ppo = load_config("configs/ppo_sentiment.py", PPOExperiment)
+    flags = {"mask_top_p": 0.9, "mask_min_tokens": 100, "mask_sync_every": 5}
+    assert nlpo == replace(ppo, ppo=replace(ppo.ppo, **flags))
 
 
 def test_every_variant_is_told_apart_from_the_others():

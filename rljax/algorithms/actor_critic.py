@@ -11,7 +11,7 @@ B sequences, C completion slots, D hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,12 @@ import optax
 from rljax.models.heads import apply_scalar_head, init_value_head
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import init_running_moments, truncate_completions
-from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.distribution import ActionMask, SamplingConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import Score, completion_hidden
 from rljax.types import Completions, Prompts, Rollout, TrainState
 
 Params = dict[str, Any]
-Act = Callable[[Params, Prompts, jax.Array], Completions]
 Compose = Callable[[Params, Params], Params]
 """(frozen base, trained part) -> parameters of a whole model."""
 
@@ -37,6 +36,23 @@ def all_trained(base: Params, policy: Params) -> Params:
     return policy
 
 
+class Act(Protocol):
+    def __call__(
+        self, params: Params, prompts: Prompts, key: jax.Array, mask_params: Params | None = ...
+    ) -> Completions: ...
+
+
+class Collect(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        ref_params: Params,
+        prompts: Prompts,
+        key: jax.Array,
+        mask_params: Params | None = ...,
+    ) -> Rollout: ...
+
+
 def init_state(
     policy: Params,
     hidden_size: int,
@@ -45,11 +61,13 @@ def init_state(
     critic: Literal["shared", "separate", "none"],
     kl_coef: jax.Array,
     base: Params | None = None,
+    masked: bool = False,
 ) -> TrainState:
     """Make the state before the first step; reference and separate critic start as the policy.
 
-    base: the frozen parameters where `policy` is only a part; they are the reference. The value
-    head is zero (Ziegler et al. 2019, code), so that values start at 0.
+    base: the frozen parameters where `policy` is only a part; they are the reference. masked: with
+    a masking policy, which starts as the policy. The value head is zero (Ziegler et al. 2019,
+    code), so that values start at 0.
     """
     head = init_value_head(hidden_size)
     params: Params = {"policy": policy}
@@ -64,6 +82,7 @@ def init_state(
         kl_coef=kl_coef,
         score_moments=init_running_moments(),
         step=jnp.int32(0),
+        mask_params=jax.tree.map(jnp.copy, policy) if masked else None,
     )
 
 
@@ -74,6 +93,16 @@ def complete_params(compose: Compose, params: Params, base: Params) -> Params:
         critic = params["critic"]
         whole["critic"] = critic | {"trunk": compose(base, critic["trunk"])}
     return whole
+
+
+def complete_mask(compose: Compose, mask_params: Params | None, base: Params) -> Params | None:
+    """Give the masking policy, where there is one, all of its parameters."""
+    return None if mask_params is None else compose(base, mask_params)
+
+
+def sync_mask(state: TrainState) -> TrainState:
+    """Make the masking policy a copy of the policy as it is now."""
+    return state._replace(mask_params=jax.tree.map(jnp.copy, state.params["policy"]))
 
 
 def sync_reference(state: TrainState, mix: float) -> TrainState:
@@ -117,15 +146,19 @@ def make_act(
     *,
     truncate_token: int | None = None,
     truncate_after: int = 0,
+    action_mask: ActionMask | None = None,
 ) -> Act:
-    """Build act(params, prompts, key) -> Completions: sample, truncate, value.
+    """Build act(params, prompts, key[, mask_params]) -> Completions: sample, truncate, value.
 
     Values of a shared critic come out of the decode; a separate critic runs once over the result.
+    action_mask, mask_params: as `make_sampler`'s.
     """
-    sample = make_sampler(model, sampling, eos_token_ids, pad_token_id)
+    sample = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask)
 
-    def act(params: Params, prompts: Prompts, key: jax.Array) -> Completions:
-        made = sample(params["policy"], params.get("value_head"), prompts, key)
+    def act(
+        params: Params, prompts: Prompts, key: jax.Array, mask_params: Params | None = None
+    ) -> Completions:
+        made = sample(params["policy"], params.get("value_head"), prompts, key, mask_params)
         if truncate_token is not None:
             tokens, mask, _ = truncate_completions(
                 made.tokens,
@@ -134,8 +167,11 @@ def make_act(
                 truncate_after=truncate_after,
                 pad_id=pad_token_id,
             )
-            made = Completions(
-                tokens, mask, jnp.where(mask, made.log_probs, 0), jnp.where(mask, made.values, 0)
+            made = made._replace(
+                tokens=tokens,
+                mask=mask,
+                log_probs=jnp.where(mask, made.log_probs, 0),
+                values=jnp.where(mask, made.values, 0),
             )
         if "critic" in params:
             hidden = completion_hidden(model, params["critic"]["trunk"], prompts, made)
@@ -146,12 +182,18 @@ def make_act(
     return act
 
 
-def make_collect(act: Act, score: Score) -> Callable[[Params, Params, Prompts, jax.Array], Rollout]:
-    """Compose collect(params, ref_params, prompts, key) -> Rollout from act and score."""
+def make_collect(act: Act, score: Score) -> Collect:
+    """Compose collect(params, ref_params, prompts, key[, mask_params]) -> Rollout."""
 
-    def collect(params: Params, ref_params: Params, prompts: Prompts, key: jax.Array) -> Rollout:
-        completions = act(params, prompts, key)
-        ref_log_probs = score(ref_params, prompts, completions).log_probs
-        return Rollout(prompts, completions, ref_log_probs)
+    def collect(
+        params: Params,
+        ref_params: Params,
+        prompts: Prompts,
+        key: jax.Array,
+        mask_params: Params | None = None,
+    ) -> Rollout:
+        completions = act(params, prompts, key, mask_params)
+        scored = score(ref_params, prompts, completions, mask_params)
+        return Rollout(prompts, completions, scored.log_probs, scored.mask_hidden)
 
     return collect

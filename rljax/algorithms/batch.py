@@ -26,6 +26,7 @@ from rljax.rewards.shaping import (
     scale_scores,
     update_running_moments,
 )
+from rljax.rollout.distribution import ActionMask
 from rljax.types import Rollout
 
 
@@ -76,6 +77,16 @@ class OnPolicyConfig:
     @property
     def wants_greedy(self) -> bool:
         """Whether the update reads the scores of the greedy completions."""
+        return False
+
+    @property
+    def action_mask(self) -> ActionMask | None:
+        """Which tokens a masking policy allows; None: there is no such policy."""
+        return None
+
+    def mask_is_due(self, steps: int) -> bool:
+        """Say whether the masking policy becomes a copy of the policy after so many steps."""
+        del steps
         return False
 
     def validate(self) -> None:
@@ -163,18 +174,19 @@ def make_batch_learner(
     config: OnPolicyConfig,
     optimizer: optax.GradientTransformation,
     compose: Compose,
-    loss: Callable[[Params, jax.Array, Any], tuple[jax.Array, Metrics]],
+    loss: Callable[[Params, Any, Any], tuple[jax.Array, Metrics]],
 ) -> Learn:
-    """Build the optimizer's passes over a batch as configured; frozen is (base, kl_coef).
+    """Build the optimizer's passes over a batch as configured; frozen is (base, context).
 
-    loss: (whole parameters, kl_coef, minibatch) -> loss, metrics.
+    loss: (whole parameters, context, minibatch) -> loss, metrics. context: what else it reads that
+    no pass changes, such as the KL coefficient.
     """
 
     def composed(
-        params: Params, frozen: tuple[Params, jax.Array], minibatch: Any
+        params: Params, frozen: tuple[Params, Any], minibatch: Any
     ) -> tuple[jax.Array, Metrics]:
-        base, kl_coef = frozen
-        return loss(complete_params(compose, params, base), kl_coef, minibatch)
+        base, context = frozen
+        return loss(complete_params(compose, params, base), context, minibatch)
 
     return make_learner(
         composed,

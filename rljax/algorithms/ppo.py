@@ -4,6 +4,12 @@ Schulman et al. 2017 (https://arxiv.org/abs/1707.06347) in the form of Ziegler e
 (https://arxiv.org/abs/1909.08593), with the details of Huang et al. 2023 and 2024
 (https://arxiv.org/abs/2403.17031).
 
+With an action mask it is NLPO, natural language policy optimisation (Ramamurthy et al. 2022,
+https://arxiv.org/abs/2210.01241): a masking policy, which is the policy of some steps ago, allows
+its top-p tokens, and all others have probability 0 in the policy that samples and that is trained,
+and in the reference that it is compared with. In RL4LMs the reference is not masked, and the
+masking policy is renewed before a step's update; here after it.
+
 B completions a step, C completion slots.
 """
 
@@ -18,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.advantages import gae
-from rljax.algorithms.actor_critic import Compose, critic_values
+from rljax.algorithms.actor_critic import Compose, complete_mask, critic_values
 from rljax.algorithms.batch import (
     OnPolicyConfig,
     drop_failed,
@@ -36,10 +42,10 @@ from rljax.algorithms.metrics import (
 )
 from rljax.kl import make_kl_controller
 from rljax.losses import clipped_policy_loss, clipped_value_loss
-from rljax.masking import masked_whiten, token_weights, weighted_loss
+from rljax.masking import masked_mean, masked_whiten, token_weights, weighted_loss
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import token_rewards
-from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.distribution import ActionMask, SamplingConfig
 from rljax.rollout.scoring import Score, make_score
 from rljax.types import Completions, Rollout, TrainState
 
@@ -78,6 +84,26 @@ class PPOConfig(OnPolicyConfig):
     """Value head on the policy's trunk, or on a trunk of its own that starts as the policy's."""
     critic_warmup_steps: int = 0
     """Steps at the start in which only the critic learns; a shared trunk then stands still."""
+    mask_top_p: float = 1.0
+    """NLPO: allow only the nucleus of this mass of the masking policy, an earlier policy; 1: off.
+    It holds in training and in a run's own evaluations; what is evaluated, generated or exported
+    from the run later is the policy alone, without a mask."""
+    mask_min_tokens: int = 100
+    """The masking policy allows at least so many tokens, its most probable ones."""
+    mask_sync_every: int = 5
+    """Steps between copies of the policy to the masking policy; 0: it stays the first policy."""
+
+    @property
+    def action_mask(self) -> ActionMask | None:
+        """Which tokens the masking policy allows; None: there is no such policy."""
+        if self.mask_top_p == 1:
+            return None
+        return ActionMask(top_p=self.mask_top_p, min_tokens=self.mask_min_tokens)
+
+    def mask_is_due(self, steps: int) -> bool:
+        """Say whether the masking policy becomes a copy of the policy after so many steps."""
+        every = self.mask_sync_every
+        return self.action_mask is not None and every > 0 and steps % every == 0
 
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and values that mean nothing."""
@@ -92,7 +118,17 @@ class PPOConfig(OnPolicyConfig):
             gae_lambda=(0 <= self.gae_lambda <= 1, "in [0, 1]"),
             critic_warmup_steps=(self.critic_warmup_steps >= 0, "at least 0"),
             whiten_ddof=(self.whiten_ddof in (0, 1), "0 or 1"),
+            mask_top_p=(0 < self.mask_top_p <= 1, "in (0, 1]"),
+            mask_min_tokens=(self.mask_min_tokens >= 1, "at least 1"),
+            mask_sync_every=(self.mask_sync_every >= 0, "at least 0"),
         )
+        if self.action_mask is None:
+            for name in ("mask_min_tokens", "mask_sync_every"):
+                if getattr(self, name) != getattr(PPOConfig, name):
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}, but mask_top_p is 1: there is no "
+                        "masking policy; set mask_top_p below 1"
+                    )
 
 
 # ------------------------------------------------------------------------ Advantages and targets
@@ -140,14 +176,21 @@ def make_minibatch(config: PPOConfig, rollout: Rollout, rewards: jax.Array) -> M
 
 
 def loss_fn(
-    params: Params, batch: Minibatch, *, model: Model, score: Score, config: PPOConfig
+    params: Params,
+    mask_params: Params | None,
+    batch: Minibatch,
+    *,
+    model: Model,
+    score: Score,
+    config: PPOConfig,
 ) -> tuple[jax.Array, Metrics]:
     """Compute policy loss + value_coef value loss - entropy_coef entropy, and its metrics.
 
+    mask_params: the masking policy, whose head runs again; its trunk's states are in the batch.
     With a minibatch in parts, the parts' losses and metrics (but maxima) add up to the whole's.
     """
     rollout, completions = batch.rollout, batch.rollout.completions
-    scored = score(params["policy"], rollout.prompts, completions)
+    scored = score(params["policy"], rollout.prompts, completions, mask_params, rollout.mask_hidden)
     values = critic_values(model, params, rollout.prompts, completions, scored.hidden)
     policy_losses, clipped = clipped_policy_loss(
         scored.log_probs,
@@ -204,7 +247,9 @@ def make_update(
         config,
         optimizer,
         compose,
-        lambda params, _, batch: loss_fn(params, batch, model=model, score=score, config=config),
+        lambda params, mask_params, batch: loss_fn(
+            params, mask_params, batch, model=model, score=score, config=config
+        ),
     )
 
     def update(
@@ -229,7 +274,7 @@ def make_update(
             warm = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
         (params, opt_state), metrics = learn(
             (state.params, state.opt_state),
-            (state.ref_params, state.kl_coef),
+            (state.ref_params, complete_mask(compose, state.mask_params, state.ref_params)),
             (rollout, rewards),
             lambda rows: make_minibatch(config, *rows),
             key,
@@ -240,6 +285,8 @@ def make_update(
         report |= value_metrics(completions, returns)
         report |= update_metrics(metrics)
         report |= {"objective/kl": kl, "objective/kl_coef": state.kl_coef}
+        if completions.allowed is not None:
+            report["policy/allowed_tokens"] = masked_mean(completions.allowed, completions.mask)
         state = state._replace(
             params=params,
             opt_state=opt_state,

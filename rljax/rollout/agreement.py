@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rljax.errors import UserError
-from rljax.types import Completions
+from rljax.types import Completions, Rollout
 
 
 class Disagreement(UserError):
@@ -42,11 +42,20 @@ def check_ratio(
     return gap
 
 
-def check_start_kl(kl: float, *, tolerance: float) -> None:
-    """Raise Disagreement unless the policy starts as its reference: |KL| in nats per completion."""
+def check_start_kl(rollout: Rollout, *, tolerance: float) -> float:
+    """Compare policy and reference before the first update: they are to be one.
+
+    Returns the KL by k1, in nats per token: the rounding of a completion's tokens adds up with its
+    length, that of their mean does not. Raises Disagreement when |KL| exceeds `tolerance`, or is
+    no number.
+    """
+    made = rollout.completions
+    gaps = np.asarray(made.log_probs, np.float64) - np.asarray(rollout.ref_log_probs, np.float64)
+    kl = float(np.mean(gaps[np.asarray(made.mask)]))
     if not abs(kl) <= tolerance:
         raise Disagreement(
-            f"the KL from the reference is {kl:.3g} nats per completion before the first update "
+            f"the KL from the reference is {kl:.3g} nats per token before the first update "
             f"(allowed {tolerance:g}): policy and reference do not start from the same weights, or "
             "are not scored under the same distribution (see --max-start-kl)"
         )
+    return kl

@@ -1,7 +1,7 @@
 """The policy's distribution over the next token: one definition for sampling and for scoring.
 
-Order, as in transformers: forbidden tokens, temperature, top-k, top-p, min-p. Ties at a threshold
-are all kept.
+Order, as in transformers: forbidden tokens, those a masking policy does not allow, temperature,
+top-k, top-p, min-p. Ties at a threshold are all kept.
 
 V vocabulary; `axis` is where it lies (rows [..., V]: -1, columns [V, B]: 0).
 """
@@ -54,23 +54,86 @@ class SamplingConfig:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
 
 
+@dataclasses.dataclass(frozen=True)
+class ActionMask:
+    """How many tokens a masking policy allows (NLPO, Ramamurthy et al. 2022).
+
+    The nucleus of its own distribution at temperature 1, whatever the sampling, as in RL4LMs; the
+    sampling's forbidden tokens are left out first. RL4LMs also allows the special tokens always;
+    here, as in the paper, an EOS outside the nucleus is masked like any other token.
+    """
+
+    top_p: float
+    """Mass of the nucleus, below 1."""
+    min_tokens: int
+    """At least so many of its most probable tokens are allowed."""
+
+
+def require_mask_params(masked: bool, mask_params: object) -> None:
+    """Raise ValueError unless there is a masking policy exactly where actions are masked."""
+    if masked and mask_params is None:
+        raise ValueError(
+            "completions are sampled under an action mask, but mask_params are missing"
+        )
+    if not masked and mask_params is not None:
+        raise ValueError("completions are sampled without a mask, but mask_params are given")
+
+
+def allowed_tokens(
+    logits: jax.Array, mask: ActionMask, *, forbidden: jax.Array | None = None, axis: int = -1
+) -> jax.Array:
+    """Mark the tokens that a masking policy allows, by its logits: bool, of the same shape.
+
+    They are its most probable ones: the nucleus, and in any case `min_tokens`. At least one of
+    them is not forbidden.
+    """
+    if forbidden is not None:
+        logits = jnp.where(forbidden, NEGATIVE, logits)
+    weights = jnp.exp(logits - jnp.max(logits, axis=axis, keepdims=True))
+    goal = mask.top_p * jnp.sum(weights, axis=axis, keepdims=True)
+    nucleus = mass_threshold(logits, weights, goal, axis)
+    chosen = max(CHOSEN, mask.min_tokens)
+    least = mass_threshold(logits, jnp.ones_like(logits), float(mask.min_tokens), axis, chosen)
+    return logits >= jnp.minimum(nucleus, least)
+
+
+def most_probable(
+    logits: jax.Array, count: jax.Array, *, forbidden: jax.Array | None = None, axis: int = -1
+) -> jax.Array:
+    """Mark the `count` largest logits: those that `allowed_tokens` marked, by their number.
+
+    Scoring takes the number from the sampler: the border of a nucleus depends on the last bit of a
+    sum, which two ways to compute the same logits do not share. count: at least 1, `axis` of
+    size 1.
+    """
+    if forbidden is not None:
+        logits = jnp.where(forbidden, NEGATIVE, logits)
+    return logits >= mass_threshold(logits, jnp.ones_like(logits), count, axis)
+
+
 def distribution_logits(
     logits: jax.Array,
     sampling: SamplingConfig,
     *,
     forbidden: jax.Array | None = None,
+    allowed: jax.Array | None = None,
     taken: jax.Array | None = None,
     axis: int = -1,
 ) -> jax.Array:
     """Compute the logits of the distribution that is sampled from; excluded tokens get -1e30.
 
     logits: float32 with the vocabulary on `axis`. forbidden: bool, true where a token may not come.
+    allowed: bool, the only tokens that a masking policy lets come; at least one is not forbidden.
     taken: token ids with `axis` of size 1 (when scoring): a token that was sampled stays in the
     support even where rounding, or a later policy, puts it just below a threshold; its log-prob is
     then finite and the ratio defined. Softmax of the result is the policy.
     """
     if forbidden is not None:
         logits = jnp.where(forbidden, NEGATIVE, logits)
+    if allowed is not None:
+        if taken is not None:
+            allowed |= _one_hot(taken, allowed.shape, axis)
+        logits = jnp.where(allowed, logits, NEGATIVE)
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
     keep = None
@@ -92,13 +155,15 @@ def distribution_logits(
     if keep is None:
         return logits
     if taken is not None:
-        keep |= (
-            jnp.arange(vocabulary).reshape(
-                [-1 if i == axis % logits.ndim else 1 for i in range(logits.ndim)]
-            )
-            == taken
-        )
+        keep |= _one_hot(taken, logits.shape, axis)
     return jnp.where(keep, logits, NEGATIVE)
+
+
+def _one_hot(taken: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
+    """Mark the taken tokens (`axis` of size 1) among those on `axis`."""
+    axis %= len(shape)
+    ids = [-1 if i == axis else 1 for i in range(len(shape))]
+    return jnp.arange(shape[axis]).reshape(ids) == taken
 
 
 def inverse_cdf(weights: jax.Array, uniform: jax.Array, chunk: int = 256) -> jax.Array:

@@ -5,19 +5,36 @@ B sequences, P prompt slots, C completion slots, S = P + C cache slots, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from rljax.models.heads import apply_scalar_head
 from rljax.models.transformer import Cache, Model
-from rljax.rollout.distribution import SamplingConfig, distribution_logits, inverse_cdf
+from rljax.rollout.distribution import (
+    ActionMask,
+    SamplingConfig,
+    allowed_tokens,
+    distribution_logits,
+    inverse_cdf,
+    require_mask_params,
+)
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
-Sample = Callable[[Params, Params | None, Prompts, jax.Array], Completions]
+
+
+class Sample(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        value_head: Params | None,
+        prompts: Prompts,
+        key: jax.Array,
+        mask_params: Params | None = ...,
+    ) -> Completions: ...
 
 
 def sampling_noise(key: jax.Array, prompts: Prompts, length: int) -> jax.Array:
@@ -41,6 +58,8 @@ class Chosen(NamedTuple):
     tokens: jax.Array
     log_probs: jax.Array
     values: jax.Array
+    allowed: jax.Array | None
+    """float32: how many tokens the masking policy allowed; None without one."""
 
 
 def choose_tokens(
@@ -48,12 +67,13 @@ def choose_tokens(
     sampling: SamplingConfig,
     uniform: jax.Array,
     forbidden: jax.Array | None,
+    allowed: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Draw a token per column of logits [V, B] with the uniform numbers [B]: ids, log-probs [B].
 
     Greedy (temperature 0) takes the largest and reports its log-prob at temperature 1.
     """
-    logits = distribution_logits(logits, sampling, forbidden=forbidden, axis=0)
+    logits = distribution_logits(logits, sampling, forbidden=forbidden, allowed=allowed, axis=0)
     top = jnp.max(logits, axis=0)
     weights = jnp.exp(logits - top)
     if sampling.temperature == 0:
@@ -64,35 +84,85 @@ def choose_tokens(
     return token, chosen - top - jnp.log(jnp.sum(weights, axis=0))
 
 
+class Choose(Protocol):
+    def __call__(
+        self,
+        policies: tuple[Params, ...],
+        head: Params | None,
+        hidden: tuple[jax.Array, ...],
+        index: jax.Array,
+        uniform: jax.Array,
+    ) -> Chosen: ...
+
+
+def make_choose(
+    model: Model, sampling: SamplingConfig, eos: jax.Array, action_mask: ActionMask | None
+) -> Choose:
+    """Build choose(policies, value_head, hidden, index, uniform [B]) -> Chosen.
+
+    policies, and their hidden states [D, B] each: the one that samples, and with an action mask the
+    one that masks. eos: [V] bool. index: the token's position.
+    """
+
+    def choose(
+        policies: tuple[Params, ...],
+        head: Params | None,
+        hidden: tuple[jax.Array, ...],
+        index: jax.Array,
+        uniform: jax.Array,
+    ) -> Chosen:
+        early = eos[:, None] & (index < sampling.min_new_tokens)
+        forbidden = early if sampling.min_new_tokens else None
+        logits, *others = map(model.head_columns, policies, hidden)
+        count = allowed = None
+        if action_mask is not None:
+            allowed = allowed_tokens(others[0], action_mask, forbidden=forbidden, axis=0)
+            count = jnp.sum(allowed, axis=0, dtype=jnp.float32)
+        token, log_prob = choose_tokens(logits, sampling, uniform, forbidden, allowed)
+        states = hidden[0].T
+        value = apply_scalar_head(head, states) if head is not None else jnp.zeros_like(log_prob)
+        return Chosen(token, log_prob, value, count)
+
+    return choose
+
+
 class Decoding(NamedTuple):
     """What the loop carries; buffers are [C, B], so that a step writes one contiguous row."""
 
     index: jax.Array
     done: jax.Array
-    cache: Cache
+    caches: tuple[Cache, ...]
+    """The policy's, and the masking policy's if there is one."""
     tokens: jax.Array
     mask: jax.Array
     log_probs: jax.Array
     values: jax.Array
+    allowed: jax.Array | None
 
     @classmethod
-    def start(cls, batch: int, length: int, cache: Cache, pad_token_id: int) -> Decoding:
+    def start(
+        cls, batch: int, length: int, caches: tuple[Cache, ...], pad_token_id: int
+    ) -> Decoding:
         """Return the state before the first token."""
         floats = jnp.zeros((length, batch), jnp.float32)
         return cls(
             index=jnp.int32(0),
             done=jnp.zeros(batch, bool),
-            cache=cache,
+            caches=caches,
             tokens=jnp.full((length, batch), pad_token_id, jnp.int32),
             mask=jnp.zeros((length, batch), bool),
             log_probs=floats,
             values=floats,
+            allowed=floats if len(caches) > 1 else None,
         )
 
     def write(self, chosen: Chosen, ends: jax.Array, pad_token_id: int) -> Decoding:
         """Store token number `index`; sequences that have ended get padding. ends: [V] bool."""
         at, live = self.index, ~self.done
         token = jnp.where(live, chosen.tokens, pad_token_id)
+        allowed = self.allowed
+        if allowed is not None and chosen.allowed is not None:
+            allowed = allowed.at[at].set(jnp.where(live, chosen.allowed, 0.0))
         return self._replace(
             index=at + 1,
             done=self.done | ends[token],
@@ -100,17 +170,24 @@ class Decoding(NamedTuple):
             mask=self.mask.at[at].set(live),
             log_probs=self.log_probs.at[at].set(jnp.where(live, chosen.log_probs, 0.0)),
             values=self.values.at[at].set(jnp.where(live, chosen.values, 0.0)),
+            allowed=allowed,
         )
 
 
 def make_sampler(
-    model: Model, sampling: SamplingConfig, eos_token_ids: Sequence[int], pad_token_id: int
+    model: Model,
+    sampling: SamplingConfig,
+    eos_token_ids: Sequence[int],
+    pad_token_id: int,
+    action_mask: ActionMask | None = None,
 ) -> Sample:
-    """Build sample(params, value_head or None, prompts, key) -> Completions.
+    """Build sample(params, value_head or None, prompts, key[, mask_params]) -> Completions.
 
     EOS is part of the completion, its mask is true. With a value head, values are read from the
     trunk's hidden states on the way (shared critic); without, they are 0. Log-probs are those of
     the distribution sampled from; greedy (temperature 0) reports those at temperature 1.
+    action_mask: only tokens that a second policy, mask_params, allows are chosen; it decodes the
+    same text in step.
     Raises ValueError when prompt and completion exceed the context (at trace time).
     """
     sampling.validate()
@@ -118,53 +195,59 @@ def make_sampler(
     ids = jnp.asarray(list(eos_token_ids), jnp.int32)
     eos = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
 
-    def choose(
-        params: Params, head: Params | None, hidden: jax.Array, index: jax.Array, uniform: jax.Array
-    ) -> Chosen:
-        """Pick a token per column of hidden [D, B]."""
-        forbidden = eos[:, None] & (index < sampling.min_new_tokens)
-        logits = model.head_columns(params, hidden)
-        token, log_prob = choose_tokens(
-            logits, sampling, uniform, forbidden if sampling.min_new_tokens else None
-        )
-        value = apply_scalar_head(head, hidden.T) if head is not None else jnp.zeros_like(log_prob)
-        return Chosen(token, log_prob, value)
+    choose = make_choose(model, sampling, eos, action_mask)
 
     def sample(
-        params: Params, value_head: Params | None, prompts: Prompts, key: jax.Array
+        params: Params,
+        value_head: Params | None,
+        prompts: Prompts,
+        key: jax.Array,
+        mask_params: Params | None = None,
     ) -> Completions:
+        require_mask_params(action_mask is not None, mask_params)
         batch, width = prompts.tokens.shape
         if width + length > model.config.context_length:
             raise ValueError(
                 f"prompt slots {width} + max_new_tokens {length} exceed the model's context of "
                 f"{model.config.context_length}; shorten one of them"
             )
-        params = model.prepare(params)
+        wanted = (params,) if mask_params is None else (params, mask_params)
+        policies = tuple(map(model.prepare, wanted))
         noise = sampling_noise(key, prompts, length)
         prompt_lengths = jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)
         slots = jnp.arange(width + length)
         prompt_slots = jnp.pad(prompts.mask, ((0, 0), (0, length)))
 
-        def write(state: Decoding, hidden: jax.Array) -> Decoding:
+        def write(state: Decoding, hidden: tuple[jax.Array, ...]) -> Decoding:
             index = state.index
-            chosen = choose(params, value_head, hidden, index, noise[index])
+            chosen = choose(policies, value_head, hidden, index, noise[index])
             return state.write(chosen, eos, pad_token_id)
 
         def decode(state: Decoding) -> Decoding:
             last = state.index - 1
             slot = width + last
             seen = prompt_slots | ((slots >= width) & (slots <= slot))
-            hidden, cache = model.decode(
-                params, state.tokens[last], prompt_lengths + last, slot, seen, state.cache
-            )
-            return write(state._replace(cache=cache), hidden)
+            steps = [
+                model.decode(policy, state.tokens[last], prompt_lengths + last, slot, seen, cache)
+                for policy, cache in zip(policies, state.caches, strict=True)
+            ]
+            hidden, caches = zip(*steps, strict=True)
+            return write(state._replace(caches=caches), hidden)
 
-        hidden, cache = model.prefill(params, prompts.tokens, prompts.mask, width + length)
+        starts = [
+            model.prefill(policy, prompts.tokens, prompts.mask, width + length)
+            for policy in policies
+        ]
+        hidden, caches = zip(*starts, strict=True)
         end = jax.lax.while_loop(
             lambda state: (state.index < length) & ~jnp.all(state.done),
             decode,
-            write(Decoding.start(batch, length, cache, pad_token_id), hidden[:, -1].T),
+            write(
+                Decoding.start(batch, length, caches, pad_token_id),
+                tuple(states[:, -1].T for states in hidden),
+            ),
         )
-        return Completions(end.tokens.T, end.mask.T, end.log_probs.T, end.values.T)
+        made = (end.tokens, end.mask, end.log_probs, end.values, end.allowed)
+        return Completions(*jax.tree.map(jnp.transpose, made))
 
     return sample

@@ -5,8 +5,8 @@ B sequences, P prompt slots, C completion slots, T = P + C, D hidden, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,12 @@ import jax.numpy as jnp
 from rljax.models.heads import score_sequences
 from rljax.models.transformer import Model
 from rljax.rollout.chunks import map_rows
-from rljax.rollout.distribution import SamplingConfig, distribution_logits
+from rljax.rollout.distribution import (
+    SamplingConfig,
+    distribution_logits,
+    most_probable,
+    require_mask_params,
+)
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -29,9 +34,19 @@ class Scored(NamedTuple):
     """[B, C] float32, nats, of the sampling distribution; 0 on padding, or where not asked for."""
     hidden: jax.Array
     """[B, C, D]: the state before each completion token, for scalar heads."""
+    mask_hidden: jax.Array | None = None
+    """[B, C, D]: the same of the masking policy, for a further scoring; None without one."""
 
 
-Score = Callable[[Params, Prompts, Completions], Scored]
+class Score(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        prompts: Prompts,
+        completions: Completions,
+        mask_params: Params | None = ...,
+        mask_hidden: jax.Array | None = ...,
+    ) -> Scored: ...
 
 
 def completion_hidden(
@@ -55,29 +70,50 @@ def reward_scores(
     return score_sequences(head, model.hidden(params, tokens, mask), mask)
 
 
-def make_score(
-    model: Model,
-    sampling: SamplingConfig,
-    eos_token_ids: Sequence[int],
-    *,
-    with_entropy: bool = False,
-    rows: int = 1024,
-) -> Score:
-    """Build score(params, prompts, completions) -> Scored, differentiable in params.
+class ChunkScores(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        mask_params: Params | None,
+        hidden: jax.Array,
+        token: jax.Array,
+        early: jax.Array,
+        mask_rows: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, jax.Array]: ...
 
-    The head runs over `rows` tokens at a time and is recomputed in the backward pass when there is
-    more than one such chunk, so that at most [rows, V] logits exist.
+
+def make_chunk_scores(
+    model: Model, sampling: SamplingConfig, eos_token_ids: Sequence[int], *, with_entropy: bool
+) -> ChunkScores:
+    """Build the scores of n tokens: log-prob and entropy (or 0), [n] each.
+
+    hidden: [n, D]; token: [n]; early: [n], where EOS is forbidden; mask_rows: the masking policy's
+    states [n, D] and how many tokens it allows [n].
     """
     vocabulary = model.config.vocab_size
     eos = jnp.zeros((vocabulary,), bool).at[jnp.asarray(list(eos_token_ids), jnp.int32)].set(True)
 
     def chunk_scores(
-        params: Params, hidden: jax.Array, token: jax.Array, early: jax.Array
+        params: Params,
+        mask_params: Params | None,
+        hidden: jax.Array,
+        token: jax.Array,
+        early: jax.Array,
+        mask_rows: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Log-prob and entropy of n rows: [n, D], [n], [n] -> [n], [n]."""
         forbidden = eos & early[:, None] if sampling.min_new_tokens else None
+        allowed = None
+        if mask_params is not None and mask_rows is not None:
+            mask_logits = model.head(mask_params, mask_rows[0])
+            # nothing is allowed on padding, which the search for a border could not end at
+            count = jnp.maximum(mask_rows[1], 1.0)[:, None]
+            allowed = most_probable(mask_logits, count, forbidden=forbidden)
         logits = distribution_logits(
-            model.head(params, hidden), sampling, forbidden=forbidden, taken=token[:, None]
+            model.head(params, hidden),
+            sampling,
+            forbidden=forbidden,
+            allowed=allowed,
+            taken=token[:, None],
         )
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         log_prob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - normaliser
@@ -86,21 +122,56 @@ def make_score(
         mean_logit = jnp.sum(jnp.exp(logits - normaliser[:, None]) * logits, axis=-1)
         return log_prob, normaliser - mean_logit
 
-    def score(params: Params, prompts: Prompts, completions: Completions) -> Scored:
+    return chunk_scores
+
+
+def make_score(
+    model: Model,
+    sampling: SamplingConfig,
+    eos_token_ids: Sequence[int],
+    *,
+    with_entropy: bool = False,
+    rows: int = 1024,
+) -> Score:
+    """Build score(params, prompts, completions[, mask_params, mask_hidden]) -> Scored.
+
+    Differentiable in params. The head runs over `rows` tokens at a time and is recomputed in the
+    backward pass when there is more than one such chunk, so that at most [rows, V] logits exist.
+    Completions that were sampled under an action mask are scored under it: mask_params is the
+    masking policy, mask_hidden are its states, where an earlier scoring of them gave these.
+    Raises ValueError where mask_params are missing, or given for others (at trace time).
+    """
+    chunk_scores = make_chunk_scores(model, sampling, eos_token_ids, with_entropy=with_entropy)
+
+    def score(
+        params: Params,
+        prompts: Prompts,
+        completions: Completions,
+        mask_params: Params | None = None,
+        mask_hidden: jax.Array | None = None,
+    ) -> Scored:
+        require_mask_params(completions.allowed is not None, mask_params)
         batch, length = completions.tokens.shape
         hidden = completion_hidden(model, params, prompts, completions)
+        mask_rows = None
+        if mask_params is not None and completions.allowed is not None:
+            if mask_hidden is None:
+                mask_hidden = completion_hidden(model, mask_params, prompts, completions)
+            mask_rows = (mask_hidden.reshape(batch * length, -1), completions.allowed.reshape(-1))
         early = jnp.broadcast_to(jnp.arange(length) < sampling.min_new_tokens, (batch, length))
         flat = (
             hidden.reshape(batch * length, -1),
             completions.tokens.reshape(-1),
             early.reshape(-1),
+            mask_rows,
         )
-        log_probs, entropy = map_rows(lambda xs: chunk_scores(params, *xs), flat, rows)
+        log_probs, entropy = map_rows(lambda xs: chunk_scores(params, mask_params, *xs), flat, rows)
         mask = completions.mask
         return Scored(
             jnp.where(mask, log_probs.reshape(batch, length), 0.0),
             jnp.where(mask, entropy.reshape(batch, length), 0.0),
             hidden,
+            mask_hidden,
         )
 
     return score

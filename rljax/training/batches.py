@@ -44,8 +44,7 @@ def sample_and_judge(setup: OnPolicy, state: TrainState, draw: int) -> Collected
     with announce("the sampler"):
         made = setup.act(state, prompts, role_key(setup.config.seed, Role.SAMPLING, draw))
     with announce("the reference's scoring"):
-        ref_log_probs = setup.reference_log_probs(state, prompts, made)
-    rollout = jax.block_until_ready(Rollout(prompts, made, ref_log_probs))
+        rollout = jax.block_until_ready(setup.rollout(state, prompts, made))
     sampled = time.perf_counter()
     texts = decode_completions(setup.tokenizer, made)
     judgement = setup.task.judge(setup.task.train, indices, prompts, made, texts)

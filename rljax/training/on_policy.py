@@ -17,12 +17,13 @@ import numpy as np
 
 from rljax.algorithms.actor_critic import (
     Compose,
+    complete_mask,
     complete_params,
     init_state,
     make_act,
+    sync_mask,
     sync_reference,
 )
-from rljax.algorithms.metrics import rollout_kl
 from rljax.errors import UserError
 from rljax.experiment import OnPolicyExperiment
 from rljax.kl import make_kl_controller
@@ -45,7 +46,7 @@ from rljax.training.progress import Progress
 from rljax.training.run import Run
 from rljax.training.throughput import matmul_rate
 from rljax.training.writer import MetricsWriter
-from rljax.types import Prompts, Rollout, TrainState
+from rljax.types import Completions, Prompts, Rollout, TrainState
 
 
 class OnPolicy:
@@ -67,6 +68,12 @@ class OnPolicy:
         self.config, self.algorithm, self.critic = config, algorithm, critic
         self.pretrained = load_start(config)
         self.model = build_model(config.model, self.pretrained)
+        mask, vocabulary = algorithm.action_mask, self.model.config.vocab_size
+        if mask is not None and mask.min_tokens >= vocabulary:
+            raise UserError(
+                f"mask_min_tokens is {mask.min_tokens}, but the model has only {vocabulary} "
+                "tokens: nothing would be masked; lower it"
+            )
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
@@ -106,25 +113,43 @@ class OnPolicy:
                 pad,
                 truncate_token=algorithm.truncate_token,
                 truncate_after=algorithm.truncate_after,
+                action_mask=algorithm.action_mask,
             )
-            return jax.jit(lambda params, base, *batch: act(complete(params, base), *batch))
+            return jax.jit(
+                lambda params, base, masking, prompts, key: act(
+                    complete(params, base), prompts, key, complete_mask(compose, masking, base)
+                )
+            )
+
+        def refer(base: Any, masking: Any, prompts: Prompts, made: Completions) -> Any:
+            scored = score(base, prompts, made, complete_mask(compose, masking, base))
+            return scored.log_probs, scored.mask_hidden
+
+        def log_probs(params: Any, base: Any, masking: Any, rollout: Rollout) -> jax.Array:
+            return score(
+                complete(params, base)["policy"],
+                rollout.prompts,
+                rollout.completions,
+                complete_mask(compose, masking, base),
+                rollout.mask_hidden,
+            ).log_probs
 
         self._act = sampler(sampling)
         self._act_greedily = sampler(dataclasses.replace(sampling, temperature=0.0))
-        self._score = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
-        self._score_policy = jax.jit(
-            lambda params, base, *batch: score(complete(params, base)["policy"], *batch).log_probs
-        )
+        self._refer = jax.jit(refer)
+        self._log_probs = jax.jit(log_probs)
         self.update = jax.jit(update, donate_argnums=0)
         self.sync_reference = jax.jit(sync_reference, static_argnums=1, donate_argnums=0)
+        self.sync_mask = jax.jit(sync_mask, donate_argnums=0)
 
-    def act(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Any:
-        """Sample completions of the policy."""
-        return self._act(state.params, state.ref_params, prompts, key)
+    def act(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Completions:
+        """Sample completions of the policy, masked where there is a masking policy."""
+        return self._act(state.params, state.ref_params, state.mask_params, prompts, key)
 
-    def reference_log_probs(self, state: TrainState, *batch: Any) -> jax.Array:
-        """Score prompts and completions under the reference: [B, C]."""
-        return self._score(state.ref_params, *batch)
+    def rollout(self, state: TrainState, prompts: Prompts, made: Completions) -> Rollout:
+        """Add to completions what the reference thinks of them, under the same mask."""
+        log_probs, mask_hidden = self._refer(state.ref_params, state.mask_params, prompts, made)
+        return Rollout(prompts, made, log_probs, mask_hidden)
 
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
@@ -138,6 +163,7 @@ class OnPolicy:
             critic=self.critic,
             kl_coef=make_kl_controller(self.algorithm.kl).init(),
             base=None if whole else base,
+            masked=self.algorithm.action_mask is not None,
         )
 
     def saved_part(self, state: TrainState) -> TrainState:
@@ -163,7 +189,7 @@ class OnPolicy:
         with announce("the sampler"):
             return evaluate(
                 lambda batch: self.act(state, batch, key),
-                lambda *batch: self.reference_log_probs(state, *batch),
+                lambda *batch: self.rollout(state, *batch).ref_log_probs,
                 self.task,
                 self.task.held_out,
                 np.arange(self.config.eval_prompts),
@@ -181,7 +207,8 @@ class OnPolicy:
         indices, prompts = self.training_batch(step)
         one_each = jax.tree.map(lambda x: x[::group], prompts)
         with announce("the greedy sampler"):
-            made = self._act_greedily(state.params, state.ref_params, one_each, jax.random.key(0))
+            policies = (state.params, state.ref_params, state.mask_params)
+            made = self._act_greedily(*policies, one_each, jax.random.key(0))
         texts = decode_completions(self.tokenizer, made)
         judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
         return (jnp.repeat(jnp.asarray(judged.scores), group),)
@@ -194,8 +221,10 @@ class OnPolicy:
         forward = forward_flops(model, batch * length, attended=length / 2, head_tokens=batch * new)
         critic = forward_flops(model, batch * length, attended=length / 2, head_tokens=0)
         own = self.critic == "separate"
+        masked = self.algorithm.action_mask is not None
         passes = 3 * self.algorithm.num_epochs
-        return 2 * forward + own * critic + passes * (forward + own * critic)
+        masking = 2 * forward + self.algorithm.num_epochs * (forward - critic)  # the head again
+        return 2 * forward + own * critic + passes * (forward + own * critic) + masked * masking
 
     def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:
         """Stop before anything is learnt if sampler, learner or reference disagree."""
@@ -203,12 +232,10 @@ class OnPolicy:
         if config.model.dtype != "float32":
             return
         if config.max_ratio_gap is not None:
-            scored = self._score_policy(
-                state.params, state.ref_params, rollout.prompts, rollout.completions
-            )
+            scored = self._log_probs(state.params, state.ref_params, state.mask_params, rollout)
             check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
         if config.max_start_kl is not None and int(state.step) == 0:
-            check_start_kl(float(rollout_kl(rollout)), tolerance=config.max_start_kl)
+            check_start_kl(rollout, tolerance=config.max_start_kl)
 
 
 def check_finite(metrics: dict[str, float], step: int) -> None:
@@ -244,6 +271,8 @@ def one_step(
         state, metrics = setup.update(state, rollout, jnp.asarray(batch.scores), key, *more)
     if algorithm.ref_sync_every and (step + 1) % algorithm.ref_sync_every == 0:
         state = setup.sync_reference(state, algorithm.ref_sync_mix)
+    if algorithm.mask_is_due(step + 1):
+        state = setup.sync_mask(state)
     report = {name: float(value) for name, value in jax.device_get(metrics).items()}
     times = batch.seconds | {"update": time.perf_counter() - update_started}
     seconds = sum(times.values())

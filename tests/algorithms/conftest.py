@@ -15,7 +15,7 @@ from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.kl import KLConfig, make_kl_controller
 from rljax.models.transformer import make_model
-from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.distribution import ActionMask, SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.types import Prompts, Rollout, TrainState
@@ -48,6 +48,7 @@ class World:
         self.programs: dict = {}
         self.policy = noisy_params(self.model, seed=3, scale=0.2)
         self.reference = noisy_params(self.model, seed=4, scale=0.2)
+        self.masking = noisy_params(self.model, seed=5, scale=0.2)
         tokens = jax.random.randint(jax.random.key(0), (8, 4), 4, 17)
         mask = jnp.arange(4)[None] >= (jnp.arange(8) % 3)[:, None]
         self.prompts = Prompts(tokens, mask, jnp.arange(8), jnp.zeros(8, jnp.int32))
@@ -66,7 +67,10 @@ class World:
         made = self.program(self._init, getattr(ppo, "critic", "none"), optimizer)(
             self.policy, make_kl_controller(ppo.kl).init()
         )
-        return made._replace(ref_params=self.reference)
+        return made._replace(
+            ref_params=self.reference,
+            mask_params=None if ppo.action_mask is None else self.masking,
+        )
 
     def _init(self, critic: str, optimizer: OptimizerConfig):
         chain = make_chain(optimizer)
@@ -75,16 +79,23 @@ class World:
     def rollout(
         self, state: TrainState, sampling: SamplingConfig = SAMPLING, ppo: OnPolicyConfig = BASE
     ) -> Rollout:
-        act = self.program(self._act, sampling, ppo.truncate_token, ppo.truncate_after)
-        made = act(state.params, self.prompts, jax.random.key(7))
+        mask = ppo.action_mask
+        act = self.program(self._act, sampling, ppo.truncate_token, ppo.truncate_after, mask)
+        made = act(state.params, self.prompts, jax.random.key(7), state.mask_params)
         score = self.program(self._score, sampling)
-        ref = score(state.ref_params, self.prompts, made).log_probs
-        return Rollout(self.prompts, made, ref)
+        scored = score(state.ref_params, self.prompts, made, state.mask_params)
+        return Rollout(self.prompts, made, scored.log_probs, scored.mask_hidden)
 
-    def _act(self, sampling: SamplingConfig, truncate_token: int | None, truncate_after: int):
+    def _act(
+        self,
+        sampling: SamplingConfig,
+        truncate_token: int | None,
+        truncate_after: int,
+        mask: ActionMask | None,
+    ):
         return make_act(
             self.model, sampling, EOS, PAD,
-            truncate_token=truncate_token, truncate_after=truncate_after,
+            truncate_token=truncate_token, truncate_after=truncate_after, action_mask=mask,
         )  # fmt: skip
 
     def _score(self, sampling: SamplingConfig):

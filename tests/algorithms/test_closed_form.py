@@ -7,6 +7,7 @@ is left at the optimum, whatever the method makes of scores.
 Each method's settings are those of configs/grpo_sentiment.py, but for sizes and the KL.
 """
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -22,7 +23,7 @@ from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.experiment import GRPOExperiment
 from rljax.kl import KLConfig
-from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.distribution import NEGATIVE, ActionMask, SamplingConfig, allowed_tokens
 from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
 from rljax.training.flags import load_config
@@ -35,7 +36,6 @@ SAMPLING = SamplingConfig(max_new_tokens=3, temperature=1.0)
 STEPS, BATCH = 150, 64
 ARMS = {"beta": jnp.array([0.25, 0.5, 1.0, 0.5]), "sign": jnp.array([1.0, 1.0, 1.0, -1.0])}
 """Runs that one program makes together; in the last one the reward's sign is wrong."""
-CLOSED = quick_jit(jax.vmap(WORLD.closed))
 KL = KLConfig(coef=0.5, estimator="k1")
 METHODS = (
     "reinforce", "rloo", "remax", "reinforce_pp", "reinforce_pp_baseline", "grpo", "dr_grpo",
@@ -52,19 +52,21 @@ def method(name: str) -> GRPOConfig:
 
 
 @functools.cache
-def sampling_programs() -> tuple[Any, Any]:
-    """Compile sampling and greedy decoding of all arms, once for all methods.
+def sampling_programs(mask: ActionMask | None) -> tuple[Any, Any]:
+    """Compile sampling and greedy decoding of all arms, once for all methods of a mask.
 
     They run so often that it pays to let XLA optimise them.
     """
-    act = make_act(WORLD.model, SAMPLING, WORLD.eos_ids, 3)
+    act = make_act(WORLD.model, SAMPLING, WORLD.eos_ids, 3, action_mask=mask)
     collect = make_collect(act, make_score(WORLD.model, SAMPLING, WORLD.eos_ids))
+    reference = {"table": WORLD.reference}
+    masking = None if mask is None else reference  # it stays the first policy
     greedy = make_sampler(
         WORLD.model, dataclasses.replace(SAMPLING, temperature=0.0), WORLD.eos_ids, 3
     )
 
     def sample(params, prompts, key, sign):
-        rollout = collect(params, {"table": WORLD.reference}, prompts, key)
+        rollout = collect(params, reference, prompts, key, masking)
         return rollout, sign * WORLD.judge(rollout.completions)
 
     def greedy_scores(params, prompts, key, sign):
@@ -74,14 +76,14 @@ def sampling_programs() -> tuple[Any, Any]:
     return jax.jit(jax.vmap(sample, axes)), jax.jit(jax.vmap(greedy_scores, axes))
 
 
-def learn(module: Any, config: Any, critic: str) -> np.ndarray:
-    """Train all arms; the share of the gap to the optimum that each closes."""
+def learn(module: Any, config: Any, critic: str) -> jax.Array:
+    """Train all arms: their tables."""
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=0.1, schedule="linear", adam_eps=1e-5),
         num_steps=STEPS,
         updates_per_step=config.num_epochs * config.num_minibatches,
     )
-    sample, greedy_scores = sampling_programs()
+    sample, greedy_scores = sampling_programs(config.action_mask)
     rows, group = jnp.arange(BATCH), config.samples_per_prompt
     prompts = WORLD.prompts(rows // group, rows % group)
     update = module.make_update(WORLD.model, config, SAMPLING, WORLD.eos_ids, optimizer)
@@ -92,7 +94,7 @@ def learn(module: Any, config: Any, critic: str) -> np.ndarray:
         jax.vmap(
             lambda beta: init_state(
                 {"table": WORLD.reference}, WORLD.model.config.hidden_size, optimizer,
-                critic=critic, kl_coef=beta,
+                critic=critic, kl_coef=beta, masked=config.action_mask is not None,
             )
         )
     )(ARMS["beta"])  # fmt: skip
@@ -102,10 +104,12 @@ def learn(module: Any, config: Any, critic: str) -> np.ndarray:
         rollout, scores = sample(*batch)
         more = (greedy_scores(*batch),) if asks_greedy else ()
         state, _ = update(state, rollout, scores, shuffle_key, *more)
-    return np.asarray(CLOSED(state.params["policy"]["table"], ARMS["beta"]))
+    return state.params["policy"]["table"]
 
 
-def check(closed: np.ndarray) -> None:
+def check(tables: jax.Array, world: World = WORLD) -> None:
+    """Compare the share of the gap to the optimum that each arm closes with what it must be."""
+    closed = np.asarray(quick_jit(jax.vmap(world.closed))(tables, ARMS["beta"]))
     assert np.all(closed <= 1 + 1e-5), closed  # no policy is above the closed form
     assert np.all(closed[:3] >= 0.95), closed
     assert closed[3] < 0, closed  # the wrong sign takes the policy away from it
@@ -121,6 +125,23 @@ def test_method_reaches_the_optimum(name):
 def test_ppo_reaches_the_optimum():
     config = PPOConfig(batch_size=BATCH, num_epochs=2, num_minibatches=2, value_coef=1.0, kl=KL)
     check(learn(ppo, config, "shared"))
+
+
+@pytest.mark.slow
+def test_nlpo_reaches_the_optimum_of_what_is_allowed():
+    """pi* proportional to ref exp(r / beta) on the completions whose tokens are all allowed."""
+    config = PPOConfig(
+        batch_size=BATCH, num_epochs=2, num_minibatches=2, value_coef=1.0, kl=KL,
+        mask_top_p=0.8, mask_min_tokens=2, mask_sync_every=0,
+    )  # fmt: skip
+    allowed = allowed_tokens(WORLD.reference, ActionMask(top_p=0.8, min_tokens=2))
+    assert 0.3 < np.mean(allowed) < 0.8
+    world = copy.copy(WORLD)
+    world.reference = jnp.where(allowed, WORLD.reference, NEGATIVE)
+    tables = learn(ppo, config, "shared")
+    check(jnp.where(allowed, tables, NEGATIVE), world)
+    # what is not allowed gets no gradient: it is where it was
+    np.testing.assert_array_equal(tables[0][~allowed], WORLD.reference[~allowed])
 
 
 def test_the_optimum_by_hand():

@@ -51,6 +51,8 @@ WITH = {
     "scale_scores": ({"scale_scores": "std"}, "mean_std"),
     "truncate_after": ({"truncate_token": 9, "truncate_after": 0}, 4),
     "truncate_penalty": ({"truncate_token": 9, "truncate_after": 2}, 5.0),
+    "mask_top_p": ({"mask_top_p": 0.3, "mask_min_tokens": 2}, 0.9),
+    "mask_min_tokens": ({"mask_top_p": 0.3, "mask_min_tokens": 2}, 12),
 }
 ELSEWHERE = {
     "batch_size": "sizes of the batch: tests/experiments",
@@ -62,6 +64,7 @@ ELSEWHERE = {
     "kl": "test_kl_settings_are_read",
     "ref_sync_every": "tests/experiments/test_on_policy.py",
     "ref_sync_mix": "test_reference_sync",
+    "mask_sync_every": "tests/algorithms/test_nlpo.py, tests/experiments/test_on_policy.py",
 }
 
 

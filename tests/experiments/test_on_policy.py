@@ -74,11 +74,16 @@ def test_only_a_part_is_trained_saved_and_loaded(start, part):
     assert changed and not any("embed" in path for path in changed)
 
 
-def test_adapters_resume_bit_for_bit(start):
-    flags = {"lora.rank": 2}
-    start("ppo", "parts", **flags, steps=1)
-    parts = metrics_of(start("ppo", "parts", **flags, steps=3))
-    whole = metrics_of(start("ppo", "whole", **flags, steps=3))
+NLPO = {"config": f"{ROOT}/configs/nlpo_sentiment.py:smoke"}
+
+
+@pytest.mark.parametrize("flags", [{"lora.rank": 2}, NLPO], ids=["lora", "nlpo"])
+def test_runs_resume_bit_for_bit(start, flags):
+    """Adapters without a reference of their own; a masking policy that is 0 or 1 steps old."""
+    name = next(iter(flags))
+    start("ppo", f"parts-{name}", **flags, steps=1)
+    parts = metrics_of(start("ppo", f"parts-{name}", **flags, steps=3))
+    whole = metrics_of(start("ppo", f"whole-{name}", **flags, steps=3))
     assert len(parts) == 3
     for a, b in zip(parts, whole, strict=True):
         exact = {k for k in a if not k.startswith(("time/", "perf/"))}
@@ -111,6 +116,61 @@ def test_the_reference_moves_when_asked(start):
     reset = metrics_of(start("grpo", "reset", **flags, **sync))
     assert abs(still[1]["objective/kl"]) > 1e-3
     assert abs(reset[1]["objective/kl"]) < 1e-5  # the reference is the policy again
+
+
+def policies(directory) -> tuple[dict, dict]:
+    """The policy and the masking policy in the checkpoint of step 2."""
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        saved = checkpoints.arrays(2)
+        places = {"params": {"policy": "params.policy."}, "mask_params": "mask_params."}
+        like = jax.tree.map(lambda start: arrays_under(saved, start), places)
+        found = checkpoints.restore(like, step=2, partial=True)
+    assert found is not None
+    return found[1]["params"]["policy"], found[1]["mask_params"]
+
+
+def arrays_under(saved, start) -> dict:
+    return {
+        path.removeprefix(start): jax.ShapeDtypeStruct(array["shape"], array["dtype"])
+        for path, array in saved.items()
+        if path.startswith(start)
+    }
+
+
+@pytest.mark.parametrize("part", [{}, {"lora.rank": 2}], ids=["whole", "lora"])
+def test_the_masking_policy_follows_the_policy(start, part):
+    """Synchronised every step, or never: what masks the second step is not the same."""
+    each, later = (
+        start("ppo", f"mask-{len(part)}-{every}", **NLPO, **part, **{"ppo.mask-sync-every": every})
+        for every in (1, 0)
+    )
+    policy, masking = policies(each)
+    assert policy and policy.keys() == masking.keys()
+    assert all(np.array_equal(policy[name], masking[name]) for name in policy)
+    policy, masking = policies(later)
+    assert any(not np.array_equal(policy[name], masking[name]) for name in policy)
+    first, second = zip(metrics_of(each), metrics_of(later), strict=True)
+    for name in ("policy/loss", "policy/allowed_tokens"):
+        assert first[0][name] == first[1][name]
+        assert second[0][name] != second[1][name]
+    for row in (*first, *second):
+        assert row["health/sampler_logprob_gap"] < 1e-5
+        assert 100 <= row["policy/allowed_tokens"] < 259
+    assert abs(first[0]["objective/kl"]) < 1e-5 < abs(second[0]["objective/kl"])
+
+
+def test_the_policy_of_a_masked_run_stands_alone(start, script, tmp_path, capsys):
+    directory = start("ppo", "mask-alone", **NLPO, **{"eval-prompts": 4})
+    script("evaluate").main(["--run", str(directory), "--num-prompts", "4"])
+    assert "without the action mask" in capsys.readouterr().out
+    script("generate").main(["--run", str(directory), "--prompt", "01 is a prompt"])
+    script("export").main(["--run", str(directory), "--out", str(tmp_path / "model")])
+    load_pretrained(str(tmp_path / "model"))
+
+
+def test_a_mask_of_the_whole_vocabulary_is_refused(fails):
+    message = fails("ppo", "--config", NLPO["config"], "--ppo.mask-min-tokens", 259)
+    assert "mask_min_tokens is 259, but the model has only 259 tokens" in message
 
 
 def test_the_reference_of_adapters_cannot_move(fails):

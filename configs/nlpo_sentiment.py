@@ -1,0 +1,50 @@
+"""NLPO on the sentiment task: PPO whose actions an earlier policy masks (Ramamurthy et al. 2022).
+
+The task of configs/ppo_sentiment.py; at every token only the nucleus of mass 0.9 of the masking
+policy, and at least its 100 most probable tokens, can be sampled. The masking policy is the policy
+as it was up to 5 steps ago (https://arxiv.org/abs/2210.01241; these are the values of RL4LMs'
+IMDB task). The run's own evaluations are masked too, as RL4LMs'; experiments/evaluate.py,
+generate.py and export.py take the policy alone. Not yet measured; a step takes about twice as
+long as PPO's.
+
+    python experiments/ppo.py --config configs/nlpo_sentiment.py
+"""
+
+from dataclasses import replace
+
+from rljax.algorithms.ppo import PPOConfig
+from rljax.experiment import ModelConfig, PPOExperiment
+from rljax.kl import KLConfig
+from rljax.rollout.distribution import SamplingConfig
+from rljax.tasks import TaskConfig
+from rljax.training.optimizer import OptimizerConfig
+
+config = PPOExperiment(
+    model=ModelConfig(source="smollm2-135m-instruct"),
+    task=TaskConfig(prompts="imdb", prompt_tokens=16, min_prompt_tokens=16, reward="sentiment"),
+    sampling=SamplingConfig(max_new_tokens=24, temperature=0.7),
+    ppo=PPOConfig(
+        batch_size=32,
+        num_epochs=1,
+        num_minibatches=2,
+        gae_lambda=1.0,
+        whiten_rewards=False,
+        kl=KLConfig(coef=0.04, controller="fixed"),
+        mask_top_p=0.9,
+        mask_min_tokens=100,
+        mask_sync_every=5,
+    ),
+    optimizer=OptimizerConfig(learning_rate=6e-5, schedule="linear", adam_eps=1e-5),
+    steps=24,
+)
+
+variants = {
+    "smoke": replace(
+        config,
+        model=ModelConfig(source="random:tiny-llama"),
+        ppo=replace(config.ppo, batch_size=8, mask_sync_every=2),
+        optimizer=replace(config.optimizer, learning_rate=1e-3),
+        steps=3,
+        eval_prompts=8,
+    ),
+}
