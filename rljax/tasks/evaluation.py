@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rljax.rewards.protocol import Judgement
 from rljax.tasks.prompts import PromptSet, make_batch
 from rljax.tasks.task import Task
 from rljax.types import Completions, Prompts
@@ -41,6 +42,11 @@ class Evaluation:
     """[N] float32: k1 estimate of KL(policy || reference), nats per completion."""
     lengths: np.ndarray
     """[N] int: tokens, EOS included."""
+
+    @property
+    def reward_means(self) -> dict[str, float]:
+        """Each reward's mean over what it could judge: {"rewards/NAME": mean}."""
+        return Judgement(self.scores, (), self.components).metrics()
 
     @property
     def failures(self) -> int:

@@ -34,8 +34,9 @@ def completion_rows(
 
 
 def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None:
-    """Write an evaluation's means and its first completions."""
+    """Write an evaluation's means, those of several rewards one by one, and its completions."""
     interval = bootstrap_mean(result.scores)
+    parts = {f"eval/{name}": mean for name, mean in result.reward_means.items()}
     writer.scalars(
         step,
         {
@@ -45,7 +46,8 @@ def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None
             "eval/kl": float(np.mean(result.kl)),
             "eval/length": float(np.mean(result.lengths)),
             "eval/reward_failures": result.failures,
-        },
+        }
+        | parts,
     )
     rows = [
         {"prompt": prompt, "completion": text, "score": float(score), "kl": float(kl)}

@@ -132,12 +132,12 @@ def escape_markdown(text: str) -> str:
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as a Markdown table; columns in order of first appearance, floats to 4 digits."""
+    """Return rows as a Markdown table; columns in order of first appearance, floats to 3 digits."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
-            return f"{value:.4g}"
+            return f"{value:.3g}"
         return "" if value is None else escape_markdown(str(value))
 
     lines = ["| " + " | ".join(escape_markdown(name) for name in columns) + " |"]

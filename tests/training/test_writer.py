@@ -159,7 +159,7 @@ def test_nasty_text_stays_in_its_cell_and_shows_as_it_is():
         shown = shown.replace(entity, char)
     shown = re.sub(r"&#(\d+);", lambda match: chr(int(match[1])), shown)
     assert shown == NASTY
-    assert cells[1][2:] == ["0.1235", "", ""] and cells[2][2:] == ["-1", "", "True"]
+    assert cells[1][2:] == ["0.123", "", ""] and cells[2][2:] == ["-1", "", "True"]
 
 
 def test_completions_are_kept_whole_and_shown_as_a_table(tmp_path):
