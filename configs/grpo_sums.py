@@ -4,7 +4,10 @@ The policy is what configs/pretrain_arithmetic.py makes, which answers some of t
 reward 1 for the right answer. Held-out sums are held out of both stages.
 
 Not shown to learn yet, one seed each: at rate 5e-4 held-out accuracy fell, 0.185 -> 0.150 after 200
-steps; at 1e-4 it was 0.205 after 50, and batches stayed between 0.16 and 0.25 up to step 96.
+steps; at 1e-4 it was 0.205 after 50, and batches stayed between 0.16 and 0.25 up to step 96. From a
+start of 700 steps, at 3e-4: 0.140 -> 0.120 [0.080, 0.165] after 200, KL 0.5. Pretraining learns the
+last digit all at once (held-out accuracy of tokens 0.71 after 700 steps, 0.997 after 900, each with
+its own cosine): before that there is next to nothing for RL to sharpen, and after it nothing left.
 
     python experiments/pretrain.py --config configs/pretrain_arithmetic.py --workdir runs/sums
     python experiments/grpo.py --config configs/grpo_sums.py
