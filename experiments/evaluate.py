@@ -188,8 +188,11 @@ def judge_both(
 def describe(judged: Judged, *, with_kl: bool) -> dict[str, Any]:
     """Summarise what a policy wrote; a policy without a reference has no KL."""
     result = judged.evaluation
+    several = len(result.components) > 1
+    parts = {n: s for n, s in result.components.items() if several and np.isfinite(s).any()}
     return {
         "score": bootstrap_mean(result.scores)._asdict(),
+        **{f"rewards/{n}": bootstrap_mean(scores)._asdict() for n, scores in parts.items()},
         "reward_failures": float(result.failures),
         **({"kl": bootstrap_mean(result.kl)._asdict()} if with_kl else {}),
         "length": float(np.mean(result.lengths)),
@@ -273,7 +276,8 @@ def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
         print(f"{name}: {report[name]}")
     print(f"\n{report['prompts']} held-out prompts, 95% bootstrap intervals")
     print(f"{'':<26}" + "".join(f"{name:<27}" for name in names).rstrip())
-    for key, label in LABELS.items():
+    labels = {key: key for key in results["policy"] if key.startswith("rewards/")} | LABELS
+    for key, label in labels.items():
         if key in results["policy"]:
             cells = "".join(f"{cell(results[name][key]):<27}" for name in names)
             print(f"{label:<26}{cells}".rstrip())

