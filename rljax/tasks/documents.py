@@ -1,16 +1,11 @@
-"""Turn records of text into packed documents: what is learnt of each, and what is held out.
-
-A record is an object with one of: `text`; `prompt` and `completion`; `messages`, a conversation
-[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...].
-"""
+"""Turn records of text into packed documents: what is learnt of each, and what is held out."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from rljax.tasks.packing import Document, PackedData, TooLong, fit_lengths, pack
 from rljax.tasks.prompts import (
@@ -21,20 +16,8 @@ from rljax.tasks.prompts import (
     special_prefix,
     text_fraction,
 )
-from rljax.tasks.sources import (
-    DataError,
-    is_arithmetic,
-    make_arithmetic,
-    read_imdb,
-    read_records,
-)
-
-KINDS: dict[str, tuple[str, ...]] = {
-    "text": ("text",),
-    "prompt": ("prompt", "completion"),
-    "messages": ("messages",),
-}
-FORMS = "a field 'text', or 'prompt' and 'completion', or 'messages'"
+from rljax.tasks.records import FORMS, KINDS, Record, read_source
+from rljax.tasks.sources import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,32 +63,6 @@ class DocumentConfig:
                 raise ValueError(f"data keep must be FIELD=VALUE, got {rule!r}")
 
 
-class Record(NamedTuple):
-    """One record of a source, checked."""
-
-    kind: str
-    """A key of KINDS."""
-    fields: dict[str, Any]
-    where: str
-    head: str | None = None
-    """The beginning of its text, where that decides on the split."""
-
-    @property
-    def key(self) -> str:
-        """What decides on which side of the split it stands: text, prompt, or first message."""
-        if self.head is not None:
-            return self.head
-        value = self.fields[self.kind]
-        return value if isinstance(value, str) else json.dumps(value[0], sort_keys=True)
-
-    @property
-    def texts(self) -> list[str]:
-        """Its texts, without any template."""
-        if self.kind == "messages":
-            return [message["content"] for message in self.fields["messages"]]
-        return [self.fields[name] for name in KINDS[self.kind]]
-
-
 class Records(NamedTuple):
     """A source, split."""
 
@@ -121,56 +78,6 @@ class Data(NamedTuple):
     held_out: PackedData | None
     """None where `held_out_fraction` is 0."""
     summary: str
-
-
-def _check_messages(messages: Any, where: str) -> None:
-    good = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
-    )
-    if not good:
-        raise DataError(
-            f'{where}: expected messages as [{{"role": "user", "content": "..."}}, ...]'
-        )
-    if not any(message["role"] == "assistant" for message in messages[1:]):
-        raise DataError(f"{where}: no assistant's turn after a first message: nothing to learn")
-
-
-def _check(where: str, fields: dict[str, Any]) -> Record:
-    """Find out what kind of record it is, or say what it lacks."""
-    kinds = [kind for kind, names in KINDS.items() if all(name in fields for name in names)]
-    if len(kinds) != 1:
-        raise DataError(f"{where}: expected {FORMS}, and one of them; found {sorted(fields)}")
-    kind = kinds[0]
-    if kind == "messages":
-        _check_messages(fields["messages"], where)
-    else:
-        for name in KINDS[kind]:
-            if not isinstance(fields[name], str) or not fields[name]:
-                raise DataError(
-                    f"{where}: expected a text in {name!r} that is not empty, got {fields[name]!r}"
-                )
-    return Record(kind, fields, where)
-
-
-def _read(source: str) -> list[Record]:
-    if source == "imdb":
-        rows = read_imdb(labels=True)
-        return [Record("text", {"text": row.text, **row.columns}, row.where) for row in rows]
-    if is_arithmetic(source):
-        return [
-            Record("prompt", {"prompt": row.text, "completion": row.columns["answer"]}, row.where)
-            for row in make_arithmetic(source)
-        ]
-    path = Path(source).expanduser()
-    if not path.is_file() or path.suffix.lower() != ".jsonl":
-        raise DataError(
-            f"no .jsonl file {source!r}; --data.source is 'imdb', 'arithmetic:N' or a .jsonl file"
-        )
-    try:
-        return [_check(where, fields) for where, fields in read_records(path)]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
 def _keep(records: list[Record], rules: tuple[str, ...], source: str) -> list[Record]:
@@ -210,7 +117,7 @@ def read_documents(config: DocumentConfig, tokenizer: Tokenizer | None = None) -
     tokenizer: what `split_tokens` counts in.
     Raises DataError naming the line for what cannot be read, and where a side would be empty.
     """
-    everything = _read(config.source)
+    everything = read_source(config.source)
     if not everything:
         raise DataError(f"{config.source}: holds no record at all; expected {FORMS}")
     kept = _keep(everything, config.keep, config.source)
