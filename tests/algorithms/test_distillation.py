@@ -194,6 +194,7 @@ def test_a_student_gets_nearer_on_data():
     jax.tree.map(np.testing.assert_array_equal, state.teacher, teacher_params())
 
 
+@pytest.mark.slow
 def test_a_student_gets_nearer_on_its_own_samples():
     state, update, _ = programs()
     losses = []

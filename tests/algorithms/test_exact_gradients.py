@@ -64,6 +64,7 @@ def same(got, expected):
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("advantage", ["none", "batch_mean", "moving_mean", "greedy"])
 def test_baselines_leave_the_gradient_as_it_is(advantage):
     greedy = jnp.full(len(PAIRS), 0.7) if advantage == "greedy" else None
@@ -71,6 +72,7 @@ def test_baselines_leave_the_gradient_as_it_is(advantage):
     same(got, gradient(BETA))
 
 
+@pytest.mark.slow
 def test_leave_one_out_is_unbiased_and_the_group_mean_shrinks():
     """The group's mean holds the completion itself: (G - 1) / G of the gradient is left."""
     got = expected_step(advantage="leave_one_out", kl_place="score", **PLAIN)

@@ -84,10 +84,7 @@ def learn(sign: float = 1.0, **changes) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("grpo", "rloo") else pytest.param(name, marks=pytest.mark.slow)
-        for name in METHODS
-    ],
+    [name if name == "grpo" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
 )
 def test_method_learns(name):
     before, after = learn(**METHODS[name])

@@ -127,6 +127,7 @@ def test_flag_is_read_beside_another(grouped, name):
     assert differ(first.params, second.params)
 
 
+@pytest.mark.slow
 def test_parts_add_up(grouped, rollout):
     whole, metrics = grouped.update(BASE, rollout=rollout)
     split, split_metrics = grouped.update(
@@ -219,6 +220,7 @@ def test_impossible_settings_are_refused(changes, words):
         dataclasses.replace(BASE, **changes).validate()
 
 
+@pytest.mark.slow
 def test_sampling_is_read(grouped, rollout):
     hot = dataclasses.replace(SAMPLING, temperature=0.5)
     state, _ = grouped.update(BASE, rollout=rollout)

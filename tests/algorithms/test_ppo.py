@@ -172,6 +172,7 @@ def test_warm_up_moves_only_the_critic(world, baseline):
     assert differ(second.params["policy"], world.policy)
 
 
+@pytest.mark.slow
 def test_separate_critic_leaves_the_policy_gradient_alone(world):
     config = dataclasses.replace(BASE, critic="separate", num_epochs=1, num_minibatches=1)
     unclipped = dataclasses.replace(OPTIMIZER, max_grad_norm=None)

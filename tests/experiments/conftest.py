@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import jax
 import pytest
 
 import rljax
@@ -77,7 +78,10 @@ def tiny_run(tmp_path_factory, script, cache) -> TinyRun:
         "eval-prompts": 10,
         "optimizer.learning-rate": 0.01,
     }
+    # Its programs run a few times on tiny arrays: optimising them would be most of the time.
+    jax.config.update("jax_disable_most_optimizations", True)
     script("ppo").main([part for k, v in flags.items() for part in (f"--{k}", str(v))])
+    jax.config.update("jax_disable_most_optimizations", False)
     return run
 
 

@@ -50,6 +50,7 @@ def test_prompts_from_a_file_and_from_stdin(rows, tmp_path, monkeypatch):
     assert [row["prompt"] for row in made] == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_text_holds_the_prompt_and_chat_only_the_reply(script, rows, capsys):
     argv = [*MODEL, *SHORT, "--prompt", "hello"]
     completion = rows(*argv)[0]["completion"]

@@ -117,6 +117,7 @@ def test_adapters_alone_are_exported_over_the_start(tuned, script, tmp_path):
     assert json.loads((out / "adapter_config.json").read_text())["r"] == 2
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, script, data, tuned, monkeypatch):
     whole, asked = PackedData.batch, []
 
@@ -135,6 +136,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, script, data, tuned, monkey
     assert not changed(found, expected)
 
 
+@pytest.mark.slow
 def test_the_next_stage_starts_from_the_merged_model(tmp_path, script, data, tuned):
     """DPO on adapters of its own; its reference is the run that it starts from."""
     flags = {"model.source": tuned, "steps": 2, "optimizer.learning-rate": 0.01}
@@ -148,6 +150,7 @@ def test_the_next_stage_starts_from_the_merged_model(tmp_path, script, data, tun
     assert not changed(after.params["embed"], before.params["embed"])
 
 
+@pytest.mark.slow
 def test_a_reward_of_adapters_plugs_into_tasks(tmp_path, script, data):
     directory = tmp_path / "run"
     flags = {"steps": 2, "optimizer.learning-rate": 0.01}

@@ -260,6 +260,7 @@ def test_online_dpo_learns_from_a_learned_reward_with_adapters(tmp_path, script,
     assert not all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_kto_runs_on_labels_made_of_pairs(tmp_path, script, pairs, capsys):
     changes = {"dpo.loss": "kto", "steps": 2, "eval-batches": 0}
     script("dpo").main(flags("dpo", pairs, tmp_path / "run", **changes))

@@ -119,6 +119,7 @@ def test_scoring_agrees_with_sampling(masked):
     assert np.max(np.abs(score(params, prompts, made, params).log_probs - made.log_probs)) > 0.1
 
 
+@pytest.mark.slow
 def test_states_and_chunks_do_not_change_scores_or_gradients(masked):
     model, params, other, prompts, made = masked
 
@@ -170,6 +171,7 @@ def test_a_mask_of_one_token_decodes_the_masking_policy(masked):
     np.testing.assert_array_equal(made.allowed, made.mask)
 
 
+@pytest.mark.slow
 def test_min_tokens_widens_the_mask(masked):
     model, params, other, prompts, _ = masked
     wide = ActionMask(top_p=1e-6, min_tokens=61)

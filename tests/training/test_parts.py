@@ -125,7 +125,14 @@ def size(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-CASES = [("lora", stage) for stage in STAGES] + [("layers", "sft"), ("layers", "reward_model")]
+CASES = [
+    ("lora", "sft"),
+    ("layers", "reward_model"),
+    *(
+        pytest.param(part, stage, marks=pytest.mark.slow)
+        for part, stage in [("layers", "sft"), *(("lora", s) for s in STAGES if s != "sft")]
+    ),
+]
 
 
 @pytest.mark.parametrize("part, stage", CASES)
