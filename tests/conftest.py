@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from rljax.models.config import TransformerConfig
 from rljax.models.transformer import Model, make_model
 from rljax.training.compilation import enable_compilation_cache
+from rljax.training.writer import read_jsonl
 
 # Tests run many programs once, on tiny arrays: XLA's time to optimise them is all of their time.
 QUICK: dict[str, int | bool] = {
@@ -46,6 +48,12 @@ def tiny_config(**changes) -> TransformerConfig:
         "context_length": 64,
     }
     return TransformerConfig(**(sizes | changes))
+
+
+def numbers(directory: Path) -> list[dict[str, Any]]:
+    """Read what a run has measured, but for times and rates, which describe the process."""
+    rows = read_jsonl(directory / "metrics.jsonl")
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "perf/"))} for r in rows]
 
 
 @functools.lru_cache

@@ -84,7 +84,7 @@ def test_a_named_method_is_the_published_one(name):
 
 def test_nlpo_is_the_published_one():
     """Ramamurthy et al. 2022 in RL4LMs, on IMDB; all but the mask is PPO's."""
-    nlpo = load_config("configs/nlpo_sentiment.py", PPOExperiment)
+    nlpo = load_config("configs/ppo_sentiment.py:nlpo", PPOExperiment)
     ppo = load_config("configs/ppo_sentiment.py", PPOExperiment)
     flags = {"mask_top_p": 0.9, "mask_min_tokens": 100, "mask_sync_every": 5}
     assert nlpo == replace(ppo, ppo=replace(ppo.ppo, **flags))

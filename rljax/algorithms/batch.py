@@ -27,7 +27,7 @@ from rljax.rewards.shaping import (
     update_running_moments,
 )
 from rljax.rollout.distribution import ActionMask
-from rljax.types import Rollout
+from rljax.types import Rollout, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +194,20 @@ def make_batch_learner(
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
         parts=config.gradient_accumulation,
+    )
+
+
+def next_state(
+    state: TrainState, trained: tuple[Params, Any], moments: RunningMoments, kl_coef: jax.Array
+) -> TrainState:
+    """Return the state after a step, from what a learner gave back: parameters and optimizer."""
+    params, opt_state = trained
+    return state._replace(
+        params=params,
+        opt_state=opt_state,
+        kl_coef=kl_coef,
+        score_moments=moments,
+        step=state.step + 1,
     )
 
 

@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.algorithms.actor_critic import Compose
+from rljax.algorithms.actor_critic import Compose, all_trained
 from rljax.algorithms.batch import (
     OnPolicyConfig,
     drop_failed,
     final_scores,
     loss_weights,
     make_batch_learner,
+    next_state,
 )
 from rljax.algorithms.learner import Metrics
 from rljax.algorithms.metrics import (
@@ -308,7 +309,7 @@ def make_update(
     sampling: SamplingConfig,
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
-    compose: Compose = lambda base, policy: policy,
+    compose: Compose = all_trained,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key, greedy [B] or None) -> state, metrics.
 
@@ -352,7 +353,7 @@ def make_update(
         learnt = mask
         if config.mask_truncated:
             learnt = mask & ~cut_off(rollout.completions, eos_token_ids)[:, None]
-        (params, opt_state), metrics = learn(
+        trained, metrics = learn(
             (state.params, state.opt_state),
             (state.ref_params, state.kl_coef),
             (rollout, learnt, advantages),
@@ -364,13 +365,7 @@ def make_update(
             "objective/kl_coef": state.kl_coef,
             "objective/informative_groups": jnp.mean(informative.astype(jnp.float32)),
         }
-        state = state._replace(
-            params=params,
-            opt_state=opt_state,
-            kl_coef=controller.update(state.kl_coef, kl, scores.shape[0]),
-            score_moments=moments,
-            step=state.step + 1,
-        )
-        return state, report
+        kl_coef = controller.update(state.kl_coef, kl, scores.shape[0])
+        return next_state(state, trained, moments, kl_coef), report
 
     return update

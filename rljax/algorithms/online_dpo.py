@@ -16,8 +16,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.algorithms.actor_critic import Compose
-from rljax.algorithms.batch import OnPolicyConfig, drop_failed, final_scores, make_batch_learner
+from rljax.algorithms.actor_critic import Compose, all_trained
+from rljax.algorithms.batch import (
+    OnPolicyConfig,
+    drop_failed,
+    final_scores,
+    make_batch_learner,
+    next_state,
+)
 from rljax.algorithms.dpo import DPOConfig, outcome, sequence_log_probs
 from rljax.algorithms.learner import Metrics
 from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
@@ -165,7 +171,7 @@ def make_update(
     sampling: SamplingConfig,
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
-    compose: Compose = lambda base, policy: policy,
+    compose: Compose = all_trained,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 
@@ -203,7 +209,7 @@ def make_update(
             rollout, scores, good, final, place_at_last_token(final, mask), advantages,
             eos_token_ids,
         )  # fmt: skip
-        (params, opt_state), metrics = learn(
+        trained, metrics = learn(
             (state.params, state.opt_state),
             (state.ref_params, state.kl_coef),
             (batch, old),
@@ -214,9 +220,6 @@ def make_update(
             "objective/kl": kl,
             "objective/informative_groups": jnp.mean(batch.weights),
         }
-        state = state._replace(
-            params=params, opt_state=opt_state, score_moments=moments, step=state.step + 1
-        )
-        return state, report
+        return next_state(state, trained, moments, state.kl_coef), report
 
     return update

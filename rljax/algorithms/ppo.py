@@ -24,13 +24,14 @@ import jax.numpy as jnp
 import optax
 
 from rljax.advantages import gae
-from rljax.algorithms.actor_critic import Compose, complete_mask, critic_values
+from rljax.algorithms.actor_critic import Compose, all_trained, complete_mask, critic_values
 from rljax.algorithms.batch import (
     OnPolicyConfig,
     drop_failed,
     final_scores,
     loss_weights,
     make_batch_learner,
+    next_state,
 )
 from rljax.algorithms.learner import Metrics
 from rljax.algorithms.metrics import (
@@ -226,7 +227,7 @@ def make_update(
     sampling: SamplingConfig,
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
-    compose: Compose = lambda base, policy: policy,
+    compose: Compose = all_trained,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 
@@ -272,7 +273,7 @@ def make_update(
         warm = None
         if config.critic_warmup_steps:
             warm = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
-        (params, opt_state), metrics = learn(
+        trained, metrics = learn(
             (state.params, state.opt_state),
             (state.ref_params, complete_mask(compose, state.mask_params, state.ref_params)),
             (rollout, rewards),
@@ -287,13 +288,7 @@ def make_update(
         report |= {"objective/kl": kl, "objective/kl_coef": state.kl_coef}
         if completions.allowed is not None:
             report["policy/allowed_tokens"] = masked_mean(completions.allowed, completions.mask)
-        state = state._replace(
-            params=params,
-            opt_state=opt_state,
-            kl_coef=controller.update(state.kl_coef, kl, scores.shape[0]),
-            score_moments=moments,
-            step=state.step + 1,
-        )
-        return state, report
+        kl_coef = controller.update(state.kl_coef, kl, scores.shape[0])
+        return next_state(state, trained, moments, kl_coef), report
 
     return update

@@ -5,7 +5,7 @@ B sequences, P prompt slots, C completion slots, S = P + C cache slots, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -84,20 +84,9 @@ def choose_tokens(
     return token, chosen - top - jnp.log(jnp.sum(weights, axis=0))
 
 
-class Choose(Protocol):
-    def __call__(
-        self,
-        policies: tuple[Params, ...],
-        head: Params | None,
-        hidden: tuple[jax.Array, ...],
-        index: jax.Array,
-        uniform: jax.Array,
-    ) -> Chosen: ...
-
-
 def make_choose(
     model: Model, sampling: SamplingConfig, eos: jax.Array, action_mask: ActionMask | None
-) -> Choose:
+) -> Callable[..., Chosen]:
     """Build choose(policies, value_head, hidden, index, uniform [B]) -> Chosen.
 
     policies, and their hidden states [D, B] each: the one that samples, and with an action mask the
@@ -174,6 +163,46 @@ class Decoding(NamedTuple):
         )
 
 
+def decode_all(
+    model: Model,
+    policies: tuple[Params, ...],
+    prompts: Prompts,
+    length: int,
+    start: Callable[[tuple[Cache, ...]], Decoding],
+    write: Callable[[Decoding, tuple[jax.Array, ...]], Decoding],
+) -> Decoding:
+    """Prefill, then decode until every sequence has ended; all policies read the same text.
+
+    length: completion slots. start: caches -> the state before the first token. write: (state,
+    the hidden states [D, B] of each policy) -> the state with one token more.
+    """
+    width = prompts.tokens.shape[1]
+    prompt_lengths = jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)
+    slots = jnp.arange(width + length)
+    prompt_slots = jnp.pad(prompts.mask, ((0, 0), (0, length)))
+
+    def decode(state: Decoding) -> Decoding:
+        last = state.index - 1
+        slot = width + last
+        seen = prompt_slots | ((slots >= width) & (slots <= slot))
+        steps = [
+            model.decode(policy, state.tokens[last], prompt_lengths + last, slot, seen, cache)
+            for policy, cache in zip(policies, state.caches, strict=True)
+        ]
+        hidden, caches = zip(*steps, strict=True)
+        return write(state._replace(caches=caches), hidden)
+
+    starts = [
+        model.prefill(policy, prompts.tokens, prompts.mask, width + length) for policy in policies
+    ]
+    hidden, caches = zip(*starts, strict=True)
+    return jax.lax.while_loop(
+        lambda state: (state.index < length) & ~jnp.all(state.done),
+        decode,
+        write(start(caches), tuple(states[:, -1].T for states in hidden)),
+    )
+
+
 def make_sampler(
     model: Model,
     sampling: SamplingConfig,
@@ -214,39 +243,16 @@ def make_sampler(
         wanted = (params,) if mask_params is None else (params, mask_params)
         policies = tuple(map(model.prepare, wanted))
         noise = sampling_noise(key, prompts, length)
-        prompt_lengths = jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)
-        slots = jnp.arange(width + length)
-        prompt_slots = jnp.pad(prompts.mask, ((0, 0), (0, length)))
+
+        def start(caches: tuple[Cache, ...]) -> Decoding:
+            return Decoding.start(batch, length, caches, pad_token_id)
 
         def write(state: Decoding, hidden: tuple[jax.Array, ...]) -> Decoding:
             index = state.index
             chosen = choose(policies, value_head, hidden, index, noise[index])
             return state.write(chosen, eos, pad_token_id)
 
-        def decode(state: Decoding) -> Decoding:
-            last = state.index - 1
-            slot = width + last
-            seen = prompt_slots | ((slots >= width) & (slots <= slot))
-            steps = [
-                model.decode(policy, state.tokens[last], prompt_lengths + last, slot, seen, cache)
-                for policy, cache in zip(policies, state.caches, strict=True)
-            ]
-            hidden, caches = zip(*steps, strict=True)
-            return write(state._replace(caches=caches), hidden)
-
-        starts = [
-            model.prefill(policy, prompts.tokens, prompts.mask, width + length)
-            for policy in policies
-        ]
-        hidden, caches = zip(*starts, strict=True)
-        end = jax.lax.while_loop(
-            lambda state: (state.index < length) & ~jnp.all(state.done),
-            decode,
-            write(
-                Decoding.start(batch, length, caches, pad_token_id),
-                tuple(states[:, -1].T for states in hidden),
-            ),
-        )
+        end = decode_all(model, policies, prompts, length, start, write)
         made = (end.tokens, end.mask, end.log_probs, end.values, end.allowed)
         return Completions(*jax.tree.map(jnp.transpose, made))
 

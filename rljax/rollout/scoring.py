@@ -5,7 +5,7 @@ B sequences, P prompt slots, C completion slots, T = P + C, D hidden, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -70,22 +70,12 @@ def reward_scores(
     return score_sequences(head, model.hidden(params, tokens, mask), mask)
 
 
-class ChunkScores(Protocol):
-    def __call__(
-        self,
-        params: Params,
-        mask_params: Params | None,
-        hidden: jax.Array,
-        token: jax.Array,
-        early: jax.Array,
-        mask_rows: tuple[jax.Array, jax.Array] | None,
-    ) -> tuple[jax.Array, jax.Array]: ...
-
-
 def make_chunk_scores(
     model: Model, sampling: SamplingConfig, eos_token_ids: Sequence[int], *, with_entropy: bool
-) -> ChunkScores:
-    """Build the scores of n tokens: log-prob and entropy (or 0), [n] each.
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Build chunk_scores(params, mask_params, hidden, token, early, mask_rows) of n tokens.
+
+    It gives their log-probs and entropies (or 0), [n] each.
 
     hidden: [n, D]; token: [n]; early: [n], where EOS is forbidden; mask_rows: the masking policy's
     states [n, D] and how many tokens it allows [n].

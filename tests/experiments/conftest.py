@@ -1,8 +1,10 @@
 """One tiny run of experiments/ppo.py, and the scripts as modules."""
 
+import contextlib
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -44,6 +46,24 @@ def cache(tmp_path_factory):
         yield
 
 
+@contextlib.contextmanager
+def unoptimised() -> Iterator[None]:
+    """Compile without optimisation: programs that run a few times on tiny arrays."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def quick_programs(cache):
+    """Compile what a module's tests run without optimisation."""
+    with unoptimised():
+        yield
+
+
 @pytest.fixture(scope="session")
 def script():
     """Return a function that gives a script's module, loaded once."""
@@ -78,10 +98,8 @@ def tiny_run(tmp_path_factory, script, cache) -> TinyRun:
         "eval-prompts": 10,
         "optimizer.learning-rate": 0.01,
     }
-    # Its programs run a few times on tiny arrays: optimising them would be most of the time.
-    jax.config.update("jax_disable_most_optimizations", True)
-    script("ppo").main([part for k, v in flags.items() for part in (f"--{k}", str(v))])
-    jax.config.update("jax_disable_most_optimizations", False)
+    with unoptimised():
+        script("ppo").main([part for k, v in flags.items() for part in (f"--{k}", str(v))])
     return run
 
 

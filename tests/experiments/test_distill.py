@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import pytest
 
 import rljax
@@ -19,17 +18,12 @@ from rljax.training.checkpoint import Checkpoints
 from rljax.training.flags import load_config
 from rljax.training.flags import validate as validate_config
 from rljax.training.trained import load_trained
-from rljax.training.writer import read_jsonl
+from tests.conftest import numbers
 
 ROOT = Path(rljax.__file__).parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs(cache):
-    """Compile without optimisation: these programs run a few times on tiny arrays."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 CONFIG = f"{ROOT}/configs/distill_arithmetic.py:smoke"
@@ -38,11 +32,6 @@ CONFIG = f"{ROOT}/configs/distill_arithmetic.py:smoke"
 def arguments(directory, **changes):
     flags = {"config": CONFIG, "workdir": directory, "checkpoint-every": 2} | changes
     return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-
-
-def numbers(directory):
-    rows = read_jsonl(directory / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "perf/"))} for r in rows]
 
 
 @pytest.fixture(scope="module")

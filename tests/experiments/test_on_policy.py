@@ -74,7 +74,7 @@ def test_only_a_part_is_trained_saved_and_loaded(start, part):
     assert changed and not any("embed" in path for path in changed)
 
 
-NLPO = {"config": f"{ROOT}/configs/nlpo_sentiment.py:smoke"}
+NLPO = {"config": f"{ROOT}/configs/ppo_sentiment.py:smoke-nlpo"}
 
 
 @pytest.mark.parametrize("flags", [{"lora.rank": 2}, NLPO], ids=["lora", "nlpo"])

@@ -20,6 +20,7 @@ from rljax.training.checkpoint import Checkpoints
 from rljax.training.policies import load_start
 from rljax.training.trained import load_trained
 from rljax.training.writer import read_jsonl
+from tests.conftest import numbers
 from tests.experiments.conftest import ROOT
 
 TOKENS = jnp.asarray([[5, 9, 60, 3], [70, 71, 72, 73]])
@@ -27,12 +28,7 @@ LORA = {"lora.rank": 2, "lora.alpha": 8, "lora.targets": "attention|mlp"}
 SFT = {"data.sequence-length": 32, "optimizer.learning-rate": 0.01, "steps": 4}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs(cache):
-    """Compile without optimisation: these programs run a few times on tiny arrays."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +64,6 @@ def tuned(tmp_path_factory, script, cache, data):
     directory = tmp_path_factory.mktemp("sft") / "run"
     script("sft").main(arguments("sft", data, directory, **SFT))
     return directory
-
-
-def numbers(directory):
-    rows = read_jsonl(directory / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "perf/"))} for r in rows]
 
 
 def logits(pretrained) -> np.ndarray:

@@ -28,16 +28,12 @@ from rljax.training.preferences import (
 from rljax.training.reward_models import make_reward_learner, sample_reference
 from rljax.training.trained import load_trained
 from rljax.training.writer import read_jsonl
+from tests.conftest import numbers
 
 ROOT = Path(rljax.__file__).parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs(cache):
-    """Compile without optimisation: these programs run a few times on tiny arrays."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +74,6 @@ def reward_run(tmp_path_factory, script, cache, pairs):
     directory = tmp_path_factory.mktemp("reward") / "run"
     script("reward_model").main(flags("reward_model", pairs, directory))
     return directory
-
-
-def numbers(directory):
-    rows = read_jsonl(directory / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "perf/"))} for r in rows]
 
 
 def test_what_a_dpo_run_leaves(dpo_run):

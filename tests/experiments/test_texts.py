@@ -22,17 +22,12 @@ from rljax.tasks.documents import DocumentConfig
 from rljax.training.flags import load_config
 from rljax.training.flags import validate as validate_config
 from rljax.training.trained import load_trained
-from rljax.training.writer import read_jsonl
+from tests.conftest import numbers
 
 ROOT = Path(rljax.__file__).parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs(cache):
-    """Compile without optimisation: these programs run a few times on tiny arrays."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +57,6 @@ def pretrained_run(tmp_path_factory, script, cache, pairs):
     directory = tmp_path_factory.mktemp("pretrain") / "run"
     script("pretrain").main(pretrain_flags(pairs, directory))
     return directory
-
-
-def numbers(directory):
-    rows = read_jsonl(directory / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "perf/"))} for r in rows]
 
 
 def test_what_a_run_leaves(pretrained_run):

@@ -13,6 +13,7 @@ import pytest
 
 import rljax
 from rljax.training.writer import read_jsonl
+from tests.conftest import numbers
 
 ROOT = Path(rljax.__file__).parents[1]
 REWARD = """
@@ -39,7 +40,6 @@ FLAGS = {
     "ppo.scale-scores": "mean_std",
     "ppo.ref-sync-every": "4",
 }
-TIMES = ("time/", "perf/")
 
 
 class Trial:
@@ -99,10 +99,7 @@ class Trial:
         return any(int(folder.name.removeprefix("saving-")) >= step for folder in folders)
 
     def numbers(self) -> list[dict]:
-        return [
-            {name: value for name, value in record.items() if not name.startswith(TIMES)}
-            for record in read_jsonl(self.directory / "metrics.jsonl")
-        ]
+        return numbers(self.directory)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from rljax.training.checkpoint import Checkpoints
 from rljax.training.run import open_run
 from rljax.training.supervised import CHANGEABLE, Learner, run_supervised
 from rljax.training.writer import read_jsonl
+from tests.conftest import numbers
 
 VOCAB, ROWS, LENGTH = 11, 4, 6
 BASE = SupervisedExperiment(
@@ -87,11 +88,6 @@ def learner(**changes) -> Learner:
 def start(directory, experiment=BASE, **changes):
     with open_run(directory, experiment, ignore=CHANGEABLE) as run:
         return run_supervised(experiment, learner(**changes), run)
-
-
-def numbers(directory):
-    rows = read_jsonl(directory / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "perf/"))} for r in rows]
 
 
 @pytest.fixture(scope="module")
