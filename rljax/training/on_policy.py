@@ -98,6 +98,7 @@ class OnPolicy:
     def _compile(self, make_update: Callable[..., Any], compose: Compose) -> None:
         """Build the functions of a step; `jit` and donation stand here."""
         sampling, algorithm = self.config.sampling, self.algorithm
+        group = algorithm.sampled_group
         eos, pad = self.ends, self.pretrained.pad_token_id
         score = make_score(self.model, sampling, eos, rows=algorithm.score_rows)
         update = make_update(self.model, algorithm, sampling, eos, self.optimizer, compose)
@@ -105,7 +106,7 @@ class OnPolicy:
         def complete(params: Any, base: Any) -> Any:
             return complete_params(compose, params, base)
 
-        def sampler(sampling: SamplingConfig) -> Any:
+        def sampler(sampling: SamplingConfig, group: int = 1) -> Any:
             act = make_act(
                 self.model,
                 sampling,
@@ -114,6 +115,7 @@ class OnPolicy:
                 truncate_token=algorithm.truncate_token,
                 truncate_after=algorithm.truncate_after,
                 action_mask=algorithm.action_mask,
+                group=group,
             )
             return jax.jit(
                 lambda params, base, masking, prompts, key: act(
@@ -121,8 +123,10 @@ class OnPolicy:
                 )
             )
 
-        def refer(base: Any, masking: Any, prompts: Prompts, made: Completions) -> Any:
-            scored = score(base, prompts, made, complete_mask(compose, masking, base))
+        def refer(
+            base: Any, masking: Any, prompts: Prompts, made: Completions, group: int = 1
+        ) -> Any:
+            scored = score(base, prompts, made, complete_mask(compose, masking, base), group=group)
             return scored.log_probs, scored.mask_hidden
 
         def log_probs(params: Any, base: Any, masking: Any, rollout: Rollout) -> jax.Array:
@@ -132,23 +136,33 @@ class OnPolicy:
                 rollout.completions,
                 complete_mask(compose, masking, base),
                 rollout.mask_hidden,
+                group,
             ).log_probs
 
-        self._act = sampler(sampling)
+        self._act = {size: sampler(sampling, size) for size in (1, group)}
         self._act_greedily = sampler(dataclasses.replace(sampling, temperature=0.0))
-        self._refer = jax.jit(refer)
+        self._refer = jax.jit(refer, static_argnums=4)
         self._log_probs = jax.jit(log_probs)
         self.update = jax.jit(update, donate_argnums=0)
         self.sync_reference = jax.jit(sync_reference, static_argnums=1, donate_argnums=0)
         self.sync_mask = jax.jit(sync_mask, donate_argnums=0)
 
-    def act(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Completions:
-        """Sample completions of the policy, masked where there is a masking policy."""
-        return self._act(state.params, state.ref_params, state.mask_params, prompts, key)
+    def act(
+        self, state: TrainState, prompts: Prompts, key: jax.Array, group: int = 1
+    ) -> Completions:
+        """Sample completions of the policy, masked where there is a masking policy.
 
-    def rollout(self, state: TrainState, prompts: Prompts, made: Completions) -> Rollout:
+        group: 1, or the algorithm's where so many rows in turn have one prompt.
+        """
+        act = self._act[group]
+        return act(state.params, state.ref_params, state.mask_params, prompts, key)
+
+    def rollout(
+        self, state: TrainState, prompts: Prompts, made: Completions, group: int = 1
+    ) -> Rollout:
         """Add to completions what the reference thinks of them, under the same mask."""
-        log_probs, mask_hidden = self._refer(state.ref_params, state.mask_params, prompts, made)
+        policies = (state.ref_params, state.mask_params)
+        log_probs, mask_hidden = self._refer(*policies, prompts, made, group)
         return Rollout(prompts, made, log_probs, mask_hidden)
 
     def first_state(self) -> TrainState:
