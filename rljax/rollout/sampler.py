@@ -21,6 +21,7 @@ from rljax.rollout.distribution import (
     inverse_cdf,
     require_mask_params,
 )
+from rljax.rollout.scoring import whole_group
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -248,6 +249,7 @@ def make_sampler(
         wanted = (params,) if mask_params is None else (params, mask_params)
         policies = tuple(map(model.prepare, wanted))
         noise = sampling_noise(key, prompts, length)
+        shared = whole_group(group, batch)
 
         def start(caches: tuple[Cache, ...]) -> Decoding:
             return Decoding.start(batch, length, caches, pad_token_id)
@@ -257,7 +259,7 @@ def make_sampler(
             chosen = choose(policies, value_head, hidden, index, noise[index])
             return state.write(chosen, eos, pad_token_id)
 
-        end = decode_all(model, policies, prompts, length, start, write, group)
+        end = decode_all(model, policies, prompts, length, start, write, shared)
         made = (end.tokens, end.mask, end.log_probs, end.values, end.allowed)
         return Completions(*jax.tree.map(jnp.transpose, made))
 

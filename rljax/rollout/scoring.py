@@ -50,6 +50,14 @@ class Score(Protocol):
     ) -> Scored: ...
 
 
+def whole_group(group: int, rows: int) -> int:
+    """Return how many of the rows in turn can share a prompt: `group`, or 1 where one is cut.
+
+    That is so where a batch is shared out in parts, over devices say, that are no whole groups.
+    """
+    return 1 if rows % group else group
+
+
 def completion_hidden(
     model: Model, params: Params, prompts: Prompts, completions: Completions, group: int = 1
 ) -> jax.Array:
@@ -58,6 +66,7 @@ def completion_hidden(
     group: so many rows in turn have the same prompt, which then runs once. The last token is never
     an input: nothing is predicted from it.
     """
+    group = whole_group(group, len(completions.tokens))
     if group > 1:
         asked = (prompts.tokens[::group], prompts.mask[::group])
         return model.hidden_groups(params, *asked, completions.tokens, completions.mask)

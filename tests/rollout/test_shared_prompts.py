@@ -95,6 +95,17 @@ def test_completions_of_one_token(tiny, left_padded):
     np.testing.assert_allclose(scored.log_probs, made.log_probs, atol=1e-5)
 
 
+def test_rows_that_are_no_whole_groups_have_prompts_of_their_own(tiny, left_padded):
+    model, params = tiny
+    prompts = grouped(left_padded)
+    some = jax.tree.map(lambda x: x[2:7], prompts)  # the end of a group, one, and a part of another
+    sample = quick_jit(make_sampler(model, SAMPLING, EOS, PAD, group=GROUP))
+    whole, part = sample(params, None, prompts, KEY), sample(params, None, some, KEY)
+    np.testing.assert_array_equal(part.tokens, whole.tokens[2:7])
+    score = quick_jit(functools.partial(make_score(model, SAMPLING, EOS), group=GROUP))
+    np.testing.assert_allclose(score(params, some, part).log_probs, part.log_probs, atol=1e-5)
+
+
 def test_layers_in_a_loop_share_prompts_too(left_padded):
     config = tiny_config(num_layers=3)
     params = noisy_params(make_model(config))
