@@ -137,10 +137,9 @@ class WeightedRewards:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Judge completions inside compiled code: the weighted sum [B], and each reward's scores.
 
-        What `judge` says of the same completions, but that the sum is one of float32. Raises
-        RewardError where a reward judges texts: that needs the host.
+        What `judge` says of the same completions, but that the sum is one of float32. All rewards
+        are token rewards (`require_token_rewards`).
         """
-        require_token_rewards(self.names, self.rewards)
         parts = [score(batch, made, columns) for score in self._on_tokens.values()]
         total = sum((w * part for w, part in zip(self.weights, parts, strict=True)), jnp.float32(0))
         return (
@@ -195,10 +194,10 @@ class WeightedRewards:
             self._pool.close()
 
 
-def require_token_rewards(names: Sequence[str], rewards: Sequence[Reward]) -> None:
-    """Raise RewardError, with the remedy, where a reward judges texts."""
-    for name, reward in zip(names, rewards, strict=True):
-        if not isinstance(reward, TokenReward):
+def require_token_rewards(specs: Sequence[str]) -> None:
+    """Raise RewardError, with the remedy, where a reward judges texts or cannot be loaded."""
+    for name in specs:
+        if not isinstance(load_reward(name), TokenReward):
             raise RewardError(
                 f"the reward {name} judges texts on the host and cannot be compiled into a "
                 "training step: take a token reward (exact_match_tokens, partial_match_tokens, or "

@@ -97,16 +97,21 @@ def make_batch(
     index G times makes a group of G different samples. `multiple` and
     `length` are those of `pad_prompts`.
     """
-    seen: dict[int, int] = {}
-    samples = []
-    for index in map(int, indices):
-        samples.append(seen.get(index, 0))
-        seen[index] = samples[-1] + 1
     tokens, mask = pad_prompts(
         [prompts.tokens[i] for i in indices], pad_id=pad_id, multiple=multiple, length=length
     )
     ids = np.asarray(indices, np.int32) + prompts.first_id
-    return Prompts(tokens, mask, ids, np.asarray(samples, np.int32))
+    return Prompts(tokens, mask, ids, count_repeats(indices))
+
+
+def count_repeats(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Count for each index how often it stood before: [B] int32."""
+    seen: dict[int, int] = {}
+    counts = []
+    for index in map(int, indices):
+        counts.append(seen.get(index, 0))
+        seen[index] = counts[-1] + 1
+    return np.asarray(counts, np.int32)
 
 
 def pad_prompts(

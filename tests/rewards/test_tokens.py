@@ -7,7 +7,7 @@ import pytest
 
 from rljax.models.tokenizer import byte_tokenizer
 from rljax.rewards import RewardError, TokenTexts, load_reward, rules, token_reward
-from rljax.rewards.combined import WeightedRewards
+from rljax.rewards.combined import WeightedRewards, require_token_rewards
 from rljax.rewards.tokens import exact_match, first_line, make_vocabulary, partial_match
 from rljax.tasks.evaluation import decode_completions
 from rljax.tasks.prompts import make_batch, pad_texts
@@ -132,8 +132,5 @@ def test_what_cannot_be_a_token_reward_is_said(tmp_path):
         token_reward(lambda prompts, completions, **columns: prompts)
     with pytest.raises(RewardError, match=r"takes the column 'answer'; the prompts have \['x'\]"):
         WeightedRewards(["exact_match_tokens"], columns=["x"], tokenizer=TOKENIZER)
-    mixed = WeightedRewards(
-        ["exact_match_tokens", "exact_match"], columns=["answer"], tokenizer=TOKENIZER
-    )
     with pytest.raises(RewardError, match="exact_match judges texts on the host.*--fused-steps"):
-        mixed.judge_tokens(None, made([b"a"]), {})
+        require_token_rewards(["exact_match_tokens", "exact_match"])
