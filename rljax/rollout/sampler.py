@@ -21,6 +21,7 @@ from rljax.rollout.distribution import (
     inverse_cdf,
     require_mask_params,
 )
+from rljax.traced import check, is_zero
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -76,7 +77,7 @@ def choose_tokens(
     logits = distribution_logits(logits, sampling, forbidden=forbidden, allowed=allowed, axis=0)
     top = jnp.max(logits, axis=0)
     weights = jnp.exp(logits - top)
-    if sampling.temperature == 0:
+    if is_zero(sampling.temperature):
         token = jnp.argmax(logits, axis=0).astype(jnp.int32)
     else:
         token = inverse_cdf(weights, uniform)
@@ -219,7 +220,7 @@ def make_sampler(
     same text in step.
     Raises ValueError when prompt and completion exceed the context (at trace time).
     """
-    sampling.validate()
+    check(sampling)
     length = sampling.max_new_tokens
     ids = jnp.asarray(list(eos_token_ids), jnp.int32)
     eos = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
