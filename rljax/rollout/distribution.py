@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.rollout.thresholds import CHOSEN, mass_threshold
+from rljax.traced import is_zero
 
 NEGATIVE = -1e30
 
@@ -134,7 +135,7 @@ def distribution_logits(
         if taken is not None:
             allowed |= _one_hot(taken, allowed.shape, axis)
         logits = jnp.where(allowed, logits, NEGATIVE)
-    if sampling.temperature > 0:
+    if not is_zero(sampling.temperature):
         logits = logits / sampling.temperature
     keep = None
     vocabulary = logits.shape[axis]

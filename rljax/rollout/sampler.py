@@ -22,6 +22,7 @@ from rljax.rollout.distribution import (
     require_mask_params,
 )
 from rljax.rollout.scoring import whole_group
+from rljax.traced import check, is_zero
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -77,7 +78,7 @@ def choose_tokens(
     logits = distribution_logits(logits, sampling, forbidden=forbidden, allowed=allowed, axis=0)
     top = jnp.max(logits, axis=0)
     weights = jnp.exp(logits - top)
-    if sampling.temperature == 0:
+    if is_zero(sampling.temperature):
         token = jnp.argmax(logits, axis=0).astype(jnp.int32)
     else:
         token = inverse_cdf(weights, uniform)
@@ -225,7 +226,7 @@ def make_sampler(
     its keys and values are shared.
     Raises ValueError when prompt and completion exceed the context (at trace time).
     """
-    sampling.validate()
+    check(sampling)
     length = sampling.max_new_tokens
     ids = jnp.asarray(list(eos_token_ids), jnp.int32)
     eos = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
