@@ -24,6 +24,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
 from rljax.tasks.preferences import PreferenceConfig
+from rljax.training.mesh import MeshConfig
 from rljax.training.optimizer import OptimizerConfig, make_schedule
 
 
@@ -42,7 +43,9 @@ class ModelConfig:
     """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""
 
 
-CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions")
+CHANGEABLE = (
+    "workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions", "mesh",
+)  # fmt: skip
 """Fields that may change when a run is resumed."""
 
 
@@ -54,6 +57,7 @@ class OnPolicyExperiment(abc.ABC):
     task: TaskConfig = TaskConfig()
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
     lora: LoRAConfig = LoRAConfig()
     train_layers: int = 0
     """Train only so many upper layers and the final norm; 0: all. The reference is then the frozen
@@ -107,6 +111,7 @@ class OnPolicyExperiment(abc.ABC):
             raise ValueError("eval_every needs eval_prompts above 0")
         make_trainable(self.lora, self.train_layers)
         algorithm = self.algorithm
+        self.mesh.check_rows(*algorithm.pass_rows)
         if algorithm.ref_sync_every and (self.lora.rank or self.train_layers):
             raise ValueError(
                 f"ref_sync_every {algorithm.ref_sync_every} moves the reference, which with lora "
@@ -190,6 +195,7 @@ class SupervisedExperiment:
 
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
     lora: LoRAConfig = LoRAConfig()
     train_layers: int = 0
     """Train only so many upper layers and the final norm (of a reward model its head too); 0: all.

@@ -70,6 +70,12 @@ class OnPolicyConfig:
     """Tokens whose logits exist at once when completions are scored."""
 
     @property
+    def pass_rows(self) -> tuple[int, str]:
+        """Rows whose gradient is computed at once, and what they are in terms of the flags."""
+        rows = self.batch_size // (self.num_minibatches * self.gradient_accumulation)
+        return rows, "batch_size / (num_minibatches x gradient_accumulation)"
+
+    @property
     def further_batches(self) -> int:
         """Batches sampled at most to replace groups that teach nothing."""
         return 0

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
+from rljax.parallel import Gather, summed_over_rows
 from rljax.types import SupervisedState
 
 Params = dict[str, Any]
@@ -50,9 +51,11 @@ def make_learner(
     U = num_epochs x num_minibatches, with `optim/grad_norm` among them. policy_factor: scales
     gradients and updates of params["policy"] (0: it stands still); None: 1.
     """
-    grad_fn = jax.grad(loss, has_aux=True)
 
-    def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
+    def gradients(
+        gather: Gather, params: Params, frozen: Any, minibatch: Any
+    ) -> tuple[Params, Metrics]:
+        grad_fn = jax.grad(lambda shares, *rest: loss(gather(shares), *rest), has_aux=True)
         if parts == 1:
             return grad_fn(params, frozen, minibatch)
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)
@@ -75,7 +78,7 @@ def make_learner(
         def one(carry: tuple[Params, Any], rows: jax.Array) -> Any:
             params, opt_state = carry
             minibatch = prepare(jax.tree.map(lambda x: jnp.asarray(x)[rows], batch))
-            grads, metrics = gradients(params, frozen, minibatch)
+            grads, metrics = summed_over_rows(gradients, MAXIMA)(params, frozen, minibatch)
             if policy_factor is not None:
                 grads = grads | {"policy": _scale(grads["policy"], policy_factor)}
             metrics["optim/grad_norm"] = optax.global_norm(grads)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rljax.algorithms.actor_critic import (
     Compose,
@@ -29,6 +30,7 @@ from rljax.experiment import OnPolicyExperiment
 from rljax.kl import make_kl_controller
 from rljax.models.flops import forward_flops
 from rljax.models.trainable import make_trainable
+from rljax.parallel import over_rows
 from rljax.rollout.agreement import check_ratio, check_start_kl
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
@@ -39,6 +41,7 @@ from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
+from rljax.training.mesh import Placement, host_memory, make_layout
 from rljax.training.optimizer import make_optimizer, make_schedule
 from rljax.training.policies import build_model, load_start
 from rljax.training.policy_report import completion_rows, log_evaluation, report
@@ -48,6 +51,8 @@ from rljax.training.throughput import matmul_rate
 from rljax.training.writer import MetricsWriter
 from rljax.types import Completions, Prompts, Rollout, TrainState
 
+Policies = tuple[Any, Any, Any]
+
 
 class OnPolicy:
     """Everything that does not change during a run: model, task and compiled functions.
@@ -56,6 +61,7 @@ class OnPolicy:
       config: the experiment.
       make_update: (model, algorithm, sampling, eos_token_ids, optimizer, compose) -> update.
       critic: where values come from.
+      mesh: the devices; None: one.
     """
 
     def __init__(
@@ -63,11 +69,14 @@ class OnPolicy:
         config: OnPolicyExperiment,
         make_update: Callable[..., Any],
         critic: Literal["shared", "separate", "none"],
+        mesh: Mesh | None = None,
     ) -> None:
         algorithm = config.algorithm
         self.config, self.algorithm, self.critic = config, algorithm, critic
-        self.pretrained = load_start(config)
+        with host_memory(mesh):
+            self.pretrained = load_start(config)
         self.model = build_model(config.model, self.pretrained)
+        self.placement = Placement(make_layout(mesh, self.model.config))
         mask, vocabulary = algorithm.action_mask, self.model.config.vocab_size
         if mask is not None and mask.min_tokens >= vocabulary:
             raise UserError(
@@ -97,7 +106,7 @@ class OnPolicy:
 
     def _compile(self, make_update: Callable[..., Any], compose: Compose) -> None:
         """Build the functions of a step; `jit` and donation stand here."""
-        sampling, algorithm = self.config.sampling, self.algorithm
+        sampling, algorithm, jit = self.config.sampling, self.algorithm, self.placement.jit
         eos, pad = self.ends, self.pretrained.pad_token_id
         score = make_score(self.model, sampling, eos, rows=algorithm.score_rows)
         update = make_update(self.model, algorithm, sampling, eos, self.optimizer, compose)
@@ -115,17 +124,21 @@ class OnPolicy:
                 truncate_after=algorithm.truncate_after,
                 action_mask=algorithm.action_mask,
             )
-            return jax.jit(
-                lambda params, base, masking, prompts, key: act(
-                    complete(params, base), prompts, key, complete_mask(compose, masking, base)
-                )
-            )
 
-        def refer(base: Any, masking: Any, prompts: Prompts, made: Completions) -> Any:
-            scored = score(base, prompts, made, complete_mask(compose, masking, base))
+            def local(policies: Policies, prompts: Prompts, key: jax.Array) -> Completions:
+                params, base, masking = policies
+                mask_params = complete_mask(compose, masking, base)
+                return act(complete(params, base), prompts, key, mask_params)
+
+            return jit(lambda *args: over_rows(local)(*args))
+
+        def refer(policies: Policies, text: tuple[Prompts, Completions]) -> Any:
+            _, base, masking = policies
+            scored = score(base, *text, complete_mask(compose, masking, base))
             return scored.log_probs, scored.mask_hidden
 
-        def log_probs(params: Any, base: Any, masking: Any, rollout: Rollout) -> jax.Array:
+        def log_probs(policies: Policies, rollout: Rollout) -> jax.Array:
+            params, base, masking = policies
             return score(
                 complete(params, base)["policy"],
                 rollout.prompts,
@@ -136,24 +149,33 @@ class OnPolicy:
 
         self._act = sampler(sampling)
         self._act_greedily = sampler(dataclasses.replace(sampling, temperature=0.0))
-        self._refer = jax.jit(refer)
-        self._log_probs = jax.jit(log_probs)
-        self.update = jax.jit(update, donate_argnums=0)
-        self.sync_reference = jax.jit(sync_reference, static_argnums=1, donate_argnums=0)
-        self.sync_mask = jax.jit(sync_mask, donate_argnums=0)
+        self._refer = jit(lambda *args: over_rows(refer)(*args))
+        self._log_probs = jit(lambda *args: over_rows(log_probs)(*args))
+        shapes = self.state_shapes()
+        kept = self.placement.outputs(shapes)
+        self.update = jit(update, donate_argnums=0, **self.placement.outputs(shapes, rest=True))
+        self.sync_reference = jit(sync_reference, static_argnums=1, donate_argnums=0, **kept)
+        self.sync_mask = jit(sync_mask, donate_argnums=0, **kept)
 
     def act(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Completions:
         """Sample completions of the policy, masked where there is a masking policy."""
-        return self._act(state.params, state.ref_params, state.mask_params, prompts, key)
+        return self._act(policies_of(state), self.placement.rows(prompts), key)
 
     def rollout(self, state: TrainState, prompts: Prompts, made: Completions) -> Rollout:
         """Add to completions what the reference thinks of them, under the same mask."""
-        log_probs, mask_hidden = self._refer(state.ref_params, state.mask_params, prompts, made)
+        text = self.placement.rows((prompts, made))
+        log_probs, mask_hidden = self._refer(policies_of(state), text)
         return Rollout(prompts, made, log_probs, mask_hidden)
 
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
-        params = self.pretrained.params
+        return self.placement.make(self._state_of, self.pretrained.params)
+
+    def state_shapes(self) -> TrainState:
+        """Say of which shapes a state is, and where its arrays stand."""
+        return self.placement.like(jax.eval_shape(self._state_of, self.pretrained.params))
+
+    def _state_of(self, params: Any) -> TrainState:
         policy, base = self.trainable.split(params, jax.random.key(self.config.seed))
         whole = policy is base
         return init_state(
@@ -207,8 +229,8 @@ class OnPolicy:
         indices, prompts = self.training_batch(step)
         one_each = jax.tree.map(lambda x: x[::group], prompts)
         with announce("the greedy sampler"):
-            policies = (state.params, state.ref_params, state.mask_params)
-            made = self._act_greedily(*policies, one_each, jax.random.key(0))
+            rows = self.placement.rows(one_each)
+            made = self._act_greedily(policies_of(state), rows, jax.random.key(0))
         texts = decode_completions(self.tokenizer, made)
         judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
         return (jnp.repeat(jnp.asarray(judged.scores), group),)
@@ -232,10 +254,15 @@ class OnPolicy:
         if config.model.dtype != "float32":
             return
         if config.max_ratio_gap is not None:
-            scored = self._log_probs(state.params, state.ref_params, state.mask_params, rollout)
+            scored = self._log_probs(policies_of(state), self.placement.rows(rollout))
             check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
         if config.max_start_kl is not None and int(state.step) == 0:
             check_start_kl(rollout, tolerance=config.max_start_kl)
+
+
+def policies_of(state: TrainState) -> Policies:
+    """Return what samples and scores: what is trained, the reference, the masking policy."""
+    return state.params, state.ref_params, state.mask_params
 
 
 def check_finite(metrics: dict[str, float], step: int) -> None:
@@ -268,7 +295,9 @@ def one_step(
     update_started = time.perf_counter()
     with announce("the update"):
         key = role_key(config.seed, Role.SHUFFLING, step)
-        state, metrics = setup.update(state, rollout, jnp.asarray(batch.scores), key, *more)
+        scores = jnp.asarray(batch.scores)
+        rows = setup.placement.rows((rollout, scores, *more))
+        state, metrics = setup.update(state, *rows[:2], key, *rows[2:])
     if algorithm.ref_sync_every and (step + 1) % algorithm.ref_sync_every == 0:
         state = setup.sync_reference(state, algorithm.ref_sync_mix)
     if algorithm.mask_is_due(step + 1):
@@ -295,14 +324,14 @@ def train(setup: OnPolicy, run: Run) -> None:
     checkpoints = Checkpoints(run.checkpoint_dir, keep_last=config.keep_checkpoints)
     held: dict[str, Any] = {"before": None}
     sizes: dict[str, int] | None = None
-    like = setup.saved_part(jax.eval_shape(setup.first_state))
+    like = setup.saved_part(setup.state_shapes())
     found = checkpoints.restore(like) if run.resumed else None
     if found is None:
         state = setup.first_state()
     else:
         _, restored, held = found
         sizes = held.pop("files")
-        reference = restored.ref_params or setup.pretrained.params
+        reference = restored.ref_params or setup.placement.put(setup.pretrained.params)
         state = restored._replace(ref_params=reference)
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)

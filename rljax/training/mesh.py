@@ -1,0 +1,155 @@
+"""The mesh of a run: which devices it uses, and where its state and its batches stand on them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from rljax.models.config import TransformerConfig
+from rljax.parallel import AXES, Layout
+from rljax.training.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices a run uses, and for what; 1 x 1 x 1: one device, without a mesh.
+
+    It is no part of what a run computes: a run may go on under another mesh, with the same numbers
+    up to the order of sums.
+    """
+
+    data: int = 1
+    """Devices that each take their own rows of a batch."""
+    fsdp: int = 1
+    """Devices that take rows as `data` does, and besides keep a share of every matrix: of the
+    parameters, their gradients and the optimizer."""
+    tensor: int = 1
+    """Devices that share out heads, MLP width and vocabulary of the same rows."""
+
+    @property
+    def size(self) -> int:
+        """Devices in all."""
+        return self.data * self.fsdp * self.tensor
+
+    @property
+    def row_devices(self) -> int:
+        """Into how many parts the rows of a batch go."""
+        return self.data * self.fsdp
+
+    def validate(self) -> None:
+        """Raise ValueError for sizes below 1."""
+        for name in AXES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"mesh.{name} is {getattr(self, name)}; it must be at least 1")
+
+    def check_rows(self, rows: int, what: str) -> None:
+        """Raise ValueError unless the devices divide `rows`, which are `what`."""
+        if rows % self.row_devices:
+            raise ValueError(
+                f"mesh.data {self.data} x mesh.fsdp {self.fsdp} = {self.row_devices} devices do "
+                f"not divide {what} = {rows}: each takes as many rows as the others"
+            )
+
+
+def open_mesh(config: MeshConfig) -> Mesh | None:
+    """Make the mesh of a run out of the first devices that there are; None where one is enough.
+
+    Raises ConfigError where there are too few, before anything is loaded.
+    """
+    found = jax.devices()
+    if config.size > len(found):
+        kind, count = found[0].platform, len(found)
+        hint = "XLA_FLAGS=--xla_force_host_platform_device_count=N in the environment makes N of it"
+        raise ConfigError(
+            f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} "
+            f"needs {config.size} devices, but there {'is' if count == 1 else 'are'} {count} "
+            f"({kind}): lower one of these flags"
+            + (f"; to try a mesh out on a CPU, {hint}" if kind == "cpu" else "")
+        )
+    if config.size == 1:
+        return None
+    sizes = (config.data, config.fsdp, config.tensor)
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(sizes, AXES, devices=found[: config.size], axis_types=kinds)
+
+
+def host_memory(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """Load a model inside: with a mesh it stays in the host's memory until it is shared out."""
+    if mesh is None or mesh.devices.flat[0].platform == "cpu":
+        return contextlib.nullcontext()
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
+
+
+def make_layout(mesh: Mesh | None, *models: TransformerConfig) -> Layout | None:
+    """Say where the parameters of models stand on a mesh; None on one device."""
+    if mesh is None:
+        return None
+    heads = math.gcd(*(model.num_heads for model in models))
+    return Layout(mesh, heads, math.gcd(*(model.num_kv_heads for model in models)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the arrays of a run stand; on one device everything is left as it is."""
+
+    layout: Layout | None = None
+
+    def jit(self, function: Callable[..., Any], **options: Any) -> Any:
+        """Compile a function: `jax.jit`, for the mesh where there is one."""
+        if self.layout is None:
+            return jax.jit(function, **options)
+        return self.layout.jit(function, **options)
+
+    def outputs(self, state: Any = None, *, rest: bool = False) -> dict[str, Any]:
+        """Return the option of `jit` that keeps a state where it is.
+
+        state: its shapes. rest: the function returns (state, small things that all devices get).
+        """
+        if self.layout is None:
+            return {}
+        shardings = self.layout.shardings(state)
+        return {"out_shardings": (shardings, self.layout.replicated) if rest else shardings}
+
+    def like(self, shapes: Any) -> Any:
+        """Say of the shapes of a state where its arrays shall stand, for a restored checkpoint."""
+        if self.layout is None:
+            return shapes
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            self.layout.shardings(shapes),
+        )
+
+    def put(self, tree: Any) -> Any:
+        """Share out a state, or parameters."""
+        if self.layout is None:
+            return tree
+        return jax.tree.map(_put, tree, self.layout.shardings(tree))
+
+    def rows(self, tree: Any) -> Any:
+        """Share out the rows of a batch: a pytree whose leaves lead with B."""
+        if self.layout is None:
+            return tree
+        rows = self.layout.rows
+        return jax.tree.map(lambda leaf: _put(leaf, rows), tree)
+
+    def make(self, function: Callable[[Any], Any], params: Any) -> Any:
+        """Make a state of parameters; on a mesh it is shared out from its first moment."""
+        if self.layout is None:
+            return function(params)
+        options = self.outputs(jax.eval_shape(function, params))
+        return jax.jit(function, **options)(self.put(params))
+
+
+def _put(leaf: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and (leaf.sharding == sharding or sharding.is_fully_addressable):
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
