@@ -25,6 +25,7 @@ from rljax.tasks.preference_batches import PreferenceData
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.manifest import write_text_atomically
+from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.parts import make_part
 from rljax.training.policies import load_start
 from rljax.training.reward_models import (
@@ -105,14 +106,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     with plain_errors():
         enable_compilation_cache()
+        mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="reward-model") as run:
             print(f"run directory: {run.directory}")
-            pretrained = load_start(config)
+            with host_memory(mesh):
+                pretrained = load_start(config)
             data = load_reward_data(config, pretrained)
             print(data.summary)
             normalise = make_reward_normalise(config, pretrained, data)
             learner = make_reward_learner(config, pretrained, data, normalise)
-            state = run_supervised(config, learner, run)
+            placement = Placement(make_layout(mesh, pretrained.model.config))
+            state = run_supervised(config, learner, run, placement)
             if int(state.step) >= config.steps:
                 params = make_part(config, pretrained.params).merged(state)
                 finish(config, pretrained, data, normalise, params, run)

@@ -240,6 +240,12 @@ class SupervisedExperiment:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
         make_trainable(self.lora, self.train_layers)
 
+    def require_even_rows(self, name: str) -> None:
+        """Raise ValueError unless the mesh divides the batch of the stage's part called `name`."""
+        part = getattr(self, name)
+        rows = part.batch_size // part.gradient_accumulation
+        self.mesh.check_rows(rows, f"{name}.batch_size / {name}.gradient_accumulation")
+
     def require_held_out(self, what: str, fraction: float) -> None:
         """Raise ValueError for an evaluation without anything held out."""
         if self.judges and fraction == 0:
@@ -259,6 +265,7 @@ class TextExperiment(SupervisedExperiment):
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         super().validate()
+        self.require_even_rows("sft")
         self.require_held_out("records", self.data.held_out_fraction)
 
 
@@ -322,6 +329,7 @@ class DistillExperiment(SupervisedExperiment):
         super().validate()
         if self.prompt_multiple < 1:
             raise ValueError(f"prompt_multiple is {self.prompt_multiple}; it must be at least 1")
+        self.require_even_rows("distill")
         self.require_held_out("records", self.data.held_out_fraction)
         if self.teacher.remat:
             raise ValueError("teacher.remat saves memory in a backward pass; the teacher has none")
@@ -358,6 +366,7 @@ class PreferenceExperiment(_PreferenceData):
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         super().validate()
+        self.require_even_rows("dpo")
         if self.reference is not None and not self.dpo.needs_reference:
             raise ValueError(f"reference is set, but dpo.loss {self.dpo.loss!r} reads none")
 
@@ -367,3 +376,8 @@ class RewardExperiment(_PreferenceData):
     """A reward model on preferences, rankings, scores or labels."""
 
     reward_model: RewardModelConfig = RewardModelConfig()
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        self.require_even_rows("reward_model")

@@ -29,11 +29,11 @@ ROW_AXES = ("data", "fsdp")
 AXES = (*ROW_AXES, "tensor")
 
 _TENSOR_RULES: tuple[tuple[str, int, str], ...] = (
-    (r"attention/query/(kernel|bias|b)$", 0, "num_heads"),
-    (r"attention/(key|value)/(kernel|bias|b)$", 0, "num_kv_heads"),
-    (r"attention/out/(kernel|a)$", 1, "num_heads"),
-    (r"mlp/(gate|up)/(kernel|bias|b)$", 0, ""),
-    (r"mlp/down/(kernel|a)$", 1, ""),
+    (r"attention/query/(kernel|bias|(lora_)?b)$", 0, "num_heads"),
+    (r"attention/(key|value)/(kernel|bias|(lora_)?b)$", 0, "num_kv_heads"),
+    (r"attention/out/(kernel|(lora_)?a)$", 1, "num_heads"),
+    (r"mlp/(gate|up)/(kernel|bias|(lora_)?b)$", 0, ""),
+    (r"mlp/down/(kernel|(lora_)?a)$", 1, ""),
     (r"(^|/)embed/embedding$", 0, ""),
     (r"(^|/)head/(kernel|bias)$", 0, ""),
 )

@@ -27,6 +27,7 @@ from rljax.algorithms.sft import Weighted, packed_hidden, token_counts, with_wei
 from rljax.divergences import Divergence, divergence
 from rljax.masking import weighted_loss
 from rljax.models.transformer import Model
+from rljax.parallel import over_rows
 from rljax.rollout.chunks import map_rows
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
@@ -213,7 +214,8 @@ def make_update(
         on_policy = isinstance(batch, Prompts)
         if isinstance(batch, Prompts):
             student_params = complete_params(compose, state.params, state.base)["policy"]
-            batch = as_packed(batch, sample(student_params, None, batch, sample_key))
+            drawn = over_rows(lambda policy, *rest: sample(policy, None, *rest))
+            batch = as_packed(batch, drawn(student_params, batch, sample_key))
         one = make_single_update(
             functools.partial(loss, state.teacher),
             with_weights,
@@ -238,7 +240,9 @@ def make_evaluate(
 
     def evaluate(state: DistillState, batch: Packed) -> dict[str, tuple[jax.Array, jax.Array]]:
         params = complete_params(compose, state.params, state.base)["policy"]
-        found = token_divergence(student, teacher, config, params, state.teacher, batch)
+        found = over_rows(
+            lambda both, batch: token_divergence(student, teacher, config, both[0], both[1], batch)
+        )((params, state.teacher), batch)
         targets = batch.targets[:, 1:]
         count = jnp.sum(targets)
 

@@ -107,15 +107,21 @@ class Placement:
             return jax.jit(function, **options)
         return self.layout.jit(function, **options)
 
-    def outputs(self, state: Any = None, *, rest: bool = False) -> dict[str, Any]:
+    def outputs(
+        self, shapes: Callable[[], Any] | None = None, *, rest: bool = False
+    ) -> dict[str, Any]:
         """Return the option of `jit` that keeps a state where it is.
 
-        state: its shapes. rest: the function returns (state, small things that all devices get).
+        shapes: () -> the state's shapes; None: the function returns small things only, which all
+        devices get. rest: it returns (state, such things).
         """
         if self.layout is None:
             return {}
-        shardings = self.layout.shardings(state)
-        return {"out_shardings": (shardings, self.layout.replicated) if rest else shardings}
+        whole = self.layout.replicated
+        if shapes is None:
+            return {"out_shardings": whole}
+        shardings = self.layout.shardings(shapes())
+        return {"out_shardings": (shardings, whole) if rest else shardings}
 
     def like(self, shapes: Any) -> Any:
         """Say of the shapes of a state where its arrays shall stand, for a restored checkpoint."""
@@ -144,8 +150,11 @@ class Placement:
         """Make a state of parameters; on a mesh it is shared out from its first moment."""
         if self.layout is None:
             return function(params)
-        options = self.outputs(jax.eval_shape(function, params))
+        options = self.outputs(lambda: jax.eval_shape(function, params))
         return jax.jit(function, **options)(self.put(params))
+
+
+ONE_DEVICE = Placement()
 
 
 def _put(leaf: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:

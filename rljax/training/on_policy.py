@@ -151,9 +151,9 @@ class OnPolicy:
         self._act_greedily = sampler(dataclasses.replace(sampling, temperature=0.0))
         self._refer = jit(lambda *args: over_rows(refer)(*args))
         self._log_probs = jit(lambda *args: over_rows(log_probs)(*args))
-        shapes = self.state_shapes()
-        kept = self.placement.outputs(shapes)
-        self.update = jit(update, donate_argnums=0, **self.placement.outputs(shapes, rest=True))
+        outputs, shapes = self.placement.outputs, self.state_shapes
+        self.update = jit(update, donate_argnums=0, **outputs(shapes, rest=True))
+        kept = outputs(shapes)
         self.sync_reference = jit(sync_reference, static_argnums=1, donate_argnums=0, **kept)
         self.sync_mask = jit(sync_mask, donate_argnums=0, **kept)
 
