@@ -112,6 +112,9 @@ class OnPolicyExperiment(abc.ABC):
         make_trainable(self.lora, self.train_layers)
         algorithm = self.algorithm
         self.mesh.check_rows(*algorithm.pass_rows)
+        if algorithm.wants_greedy:
+            prompts = algorithm.batch_size // algorithm.samples_per_prompt
+            self.mesh.check_rows(prompts, "the prompts of a batch, each completed greedily too,")
         if algorithm.ref_sync_every and (self.lora.rank or self.train_layers):
             raise ValueError(
                 f"ref_sync_every {algorithm.ref_sync_every} moves the reference, which with lora "

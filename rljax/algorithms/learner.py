@@ -132,13 +132,23 @@ def make_single_update(
     `make_learner`'s. learning_rate: step -> rate, reported as `optim/learning_rate`. compose: how
     state.base and what is trained of the policy come together.
     """
-    learn = make_learner(
-        lambda params, base, batch: loss(complete_params(compose, params, base), batch),
-        optimizer,
-        num_epochs=1,
-        num_minibatches=1,
-        parts=parts,
-    )
+
+    def composed(params: Params, base: Any, batch: Any) -> tuple[jax.Array, Metrics]:
+        return loss(complete_params(compose, params, base), batch)
+
+    return make_frozen_update(composed, prepare, optimizer, learning_rate, parts=parts)
+
+
+def make_frozen_update(
+    loss: Loss,
+    prepare: Callable[[Any], Any],
+    optimizer: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    *,
+    parts: int,
+) -> Update:
+    """Build update(state, batch, key) as `make_single_update`, of a loss that reads state.base."""
+    learn = make_learner(loss, optimizer, num_epochs=1, num_minibatches=1, parts=parts)
 
     def update(
         state: SupervisedState, batch: Any, key: jax.Array

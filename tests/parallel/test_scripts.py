@@ -60,12 +60,8 @@ def same_numbers(one: Path, many: Path, relative: float = 1e-4) -> None:
         for name in a.keys() - {"step"}:
             if not name.startswith(("time/", "perf/")):
                 assert b[name] == pytest.approx(a[name], rel=relative, abs=1e-5), (a["step"], name)
-    if (one / "completions.jsonl").exists():
-        texts = [
-            [row["completion"] for row in read_jsonl(path / "completions.jsonl")]
-            for path in (one, many)
-        ]
-        assert texts[0] == texts[1] and texts[0]
+    rows = [read_jsonl(path / "completions.jsonl") for path in (one, many)]
+    assert [row["completion"] for row in rows[0]] == [row["completion"] for row in rows[1]]
 
 
 def nothing_recompiles(directory: Path) -> None:
@@ -91,7 +87,9 @@ def folder(tmp_path_factory) -> Path:
     (folder / "reward.py").write_text(REWARD)
     rows: dict[str, list[dict[str, str]]] = {
         "prompts": [{"prompt": f"{i:02d} is a prompt"} for i in range(60)],
-        "texts": [{"prompt": f"say {i}:", "completion": f" {i}"} for i in range(120)],
+        "texts": [
+            {"prompt": f"say {i}:", "completion": f" {i}", "label": "positive"} for i in range(120)
+        ],
         "pairs": [
             {"prompt": f"say {i}:", "chosen": f" {i}{i}!", "rejected": f" {i} ?"} for i in range(60)
         ],
