@@ -37,18 +37,21 @@ from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
 from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
+from rljax.training import processes
 from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
+from rljax.training.judging import FirstJudges
 from rljax.training.mesh import Placement, host_memory, make_layout
 from rljax.training.optimizer import make_optimizer, make_schedule
 from rljax.training.policies import build_model, load_start
 from rljax.training.policy_report import completion_rows, log_evaluation, report
+from rljax.training.processes import to_host
 from rljax.training.progress import Progress
 from rljax.training.run import Run
 from rljax.training.throughput import matmul_rate
-from rljax.training.writer import MetricsWriter
+from rljax.training.writer import MetricsWriter, open_writer
 from rljax.types import Completions, Prompts, Rollout, TrainState
 
 Policies = tuple[Any, Any, Any]
@@ -86,6 +89,8 @@ class OnPolicy:
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
+        if processes.count() > 1:
+            self.task = dataclasses.replace(self.task, reward=FirstJudges(self.task.reward))
         self.ends = (
             *self.pretrained.eos_token_ids,
             *stop_token_ids(config.task, self.tokenizer),
@@ -159,12 +164,12 @@ class OnPolicy:
 
     def act(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Completions:
         """Sample completions of the policy, masked where there is a masking policy."""
-        return self._act(policies_of(state), self.placement.rows(prompts), key)
+        return to_host(self._act(policies_of(state), self.placement.rows(prompts), key))
 
     def rollout(self, state: TrainState, prompts: Prompts, made: Completions) -> Rollout:
         """Add to completions what the reference thinks of them, under the same mask."""
         text = self.placement.rows((prompts, made))
-        log_probs, mask_hidden = self._refer(policies_of(state), text)
+        log_probs, mask_hidden = to_host(self._refer(policies_of(state), text))
         return Rollout(prompts, made, log_probs, mask_hidden)
 
     def first_state(self) -> TrainState:
@@ -230,7 +235,7 @@ class OnPolicy:
         one_each = jax.tree.map(lambda x: x[::group], prompts)
         with announce("the greedy sampler"):
             rows = self.placement.rows(one_each)
-            made = self._act_greedily(policies_of(state), rows, jax.random.key(0))
+            made = to_host(self._act_greedily(policies_of(state), rows, jax.random.key(0)))
         texts = decode_completions(self.tokenizer, made)
         judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
         return (jnp.repeat(jnp.asarray(judged.scores), group),)
@@ -254,7 +259,7 @@ class OnPolicy:
         if config.model.dtype != "float32":
             return
         if config.max_ratio_gap is not None:
-            scored = self._log_probs(policies_of(state), self.placement.rows(rollout))
+            scored = to_host(self._log_probs(policies_of(state), self.placement.rows(rollout)))
             check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
         if config.max_start_kl is not None and int(state.step) == 0:
             check_start_kl(rollout, tolerance=config.max_start_kl)
@@ -335,7 +340,7 @@ def train(setup: OnPolicy, run: Run) -> None:
         state = restored._replace(ref_params=reference)
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)
-    writer = MetricsWriter(run.directory, resume_step=start if found else None, sizes=sizes)
+    writer = open_writer(run.directory, start if found else None, sizes)
     with checkpoints, writer, CompileCounter() as compiled, Progress(config.steps, start) as bar:
         if found is None:
             writer.config_text(config_to_json(config))
@@ -357,10 +362,10 @@ def train(setup: OnPolicy, run: Run) -> None:
             check_finite(metrics, done)
             if config.eval_every and done % config.eval_every == 0 and done < config.steps:
                 log_evaluation(writer, done, setup.evaluate(state))
-            last = done == config.steps or run.should_stop
-            if last or done % config.checkpoint_every == 0:
+            stopping = run.should_stop
+            if stopping or done == config.steps or done % config.checkpoint_every == 0:
                 save(setup, checkpoints, state, done, held, writer, metrics["objective/scores"])
-            if run.should_stop and done < config.steps:
+            if stopping and done < config.steps:
                 print(f"stopped at step {done}; the same command resumes")
                 return
         if config.eval_prompts:
