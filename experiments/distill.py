@@ -23,6 +23,7 @@ from rljax.tasks import PromptSet, batch_indices, make_batch
 from rljax.tasks.documents import Data, Records, make_data, make_prompts, read_documents
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
+from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.parts import make_part
 from rljax.training.policies import build_model, load_model, load_start
 from rljax.training.run import open_run
@@ -121,10 +122,12 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config("configs/distill_arithmetic.py", argv, DistillExperiment, __doc__ or "")
     with plain_errors():
         enable_compilation_cache()
+        mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="distill") as run:
             print(f"run directory: {run.directory}")
-            student = load_start(config)
-            teacher = load_model(config.teacher.source, config.teacher.dtype)
+            with host_memory(mesh):
+                student = load_start(config)
+                teacher = load_model(config.teacher.source, config.teacher.dtype)
             records = read_documents(config.data, student.tokenizer)
             check_vocabulary(student, teacher)
             data = make_data(
@@ -136,7 +139,9 @@ def main(argv: list[str] | None = None) -> None:
             )
             print(data.summary)
             prompts = student_prompts(config, student, teacher, records)
-            run_supervised(config, make_learner(config, student, teacher, data, prompts), run)
+            learner = make_learner(config, student, teacher, data, prompts)
+            layout = make_layout(mesh, student.model.config, teacher.model.config)
+            run_supervised(config, learner, run, Placement(layout))
 
 
 if __name__ == "__main__":

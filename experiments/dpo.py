@@ -13,6 +13,7 @@ from __future__ import annotations
 from rljax.experiment import PreferenceExperiment
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
+from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.policies import load_start
 from rljax.training.preferences import make_preference_learner, prepare_preferences
 from rljax.training.run import open_run
@@ -23,11 +24,15 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config("configs/dpo_sentiment.py", argv, PreferenceExperiment, __doc__ or "")
     with plain_errors():
         enable_compilation_cache()
+        mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="dpo") as run:
             print(f"run directory: {run.directory}")
-            pretrained = load_start(config)
-            data = prepare_preferences(config, pretrained, run.directory)
-            run_supervised(config, make_preference_learner(config, pretrained, data), run)
+            with host_memory(mesh):
+                pretrained = load_start(config)
+            placement = Placement(make_layout(mesh, pretrained.model.config))
+            data = prepare_preferences(config, pretrained, run.directory, placement)
+            learner = make_preference_learner(config, pretrained, data)
+            run_supervised(config, learner, run, placement)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rljax.algorithms.online_dpo import make_update
 from rljax.experiment import CHANGEABLE, OnlineDPOExperiment
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
+from rljax.training.mesh import open_mesh
 from rljax.training.on_policy import OnPolicy, train
 from rljax.training.run import open_run
 
@@ -23,9 +24,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     with plain_errors():
         enable_compilation_cache()
+        mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="online-dpo") as run:
             print(f"run directory: {run.directory}")
-            train(OnPolicy(config, make_update, "none"), run)
+            train(OnPolicy(config, make_update, "none", mesh), run)
 
 
 if __name__ == "__main__":

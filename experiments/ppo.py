@@ -13,6 +13,7 @@ from rljax.algorithms.ppo import make_update
 from rljax.experiment import CHANGEABLE, PPOExperiment
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
+from rljax.training.mesh import open_mesh
 from rljax.training.on_policy import OnPolicy, train
 from rljax.training.run import open_run
 
@@ -21,9 +22,10 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config("configs/ppo_sentiment.py", argv, PPOExperiment, __doc__ or "")
     with plain_errors():
         enable_compilation_cache()
+        mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="ppo") as run:
             print(f"run directory: {run.directory}")
-            train(OnPolicy(config, make_update, config.ppo.critic), run)
+            train(OnPolicy(config, make_update, config.ppo.critic, mesh), run)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from rljax.models.scratch import make_architecture, make_tokenizer, read_archite
 from rljax.tasks.documents import Records, read_documents
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
+from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.policies import model_errors
+from rljax.training.processes import first_decides, is_first
 from rljax.training.run import open_run
 from rljax.training.supervised import CHANGEABLE, run_supervised
 from rljax.training.texts import make_text_data, make_text_learner
@@ -31,7 +33,8 @@ from rljax.training.trained import MODEL_FOLDER
 def make_pretrained(config: PretrainExperiment, records: Records, folder: Path) -> Pretrained:
     """Make the model of step 0; its tokenizer is the one in `folder`, once there is one."""
     with model_errors():
-        if folder.is_dir():
+        there = first_decides(folder.is_dir)
+        if there:
             tokenizer = load_tokenizer(folder)
         else:
             texts = (text for record in records.train for text in record.texts)
@@ -44,7 +47,7 @@ def make_pretrained(config: PretrainExperiment, records: Records, folder: Path) 
         pretrained = random_pretrained(
             family, sizes, config.seed, config.model.dtype, tokenizer=tokenizer
         )
-    if not folder.is_dir():
+    if not there and is_first():
         save_description(folder, pretrained)
     return pretrained
 
@@ -53,15 +56,18 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config("configs/pretrain_reviews.py", argv, PretrainExperiment, __doc__ or "")
     with plain_errors():
         enable_compilation_cache()
+        mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="pretrain") as run:
             print(f"run directory: {run.directory}")
             records = read_documents(config.data)
-            pretrained = make_pretrained(config, records, run.directory / MODEL_FOLDER)
+            with host_memory(mesh):
+                pretrained = make_pretrained(config, records, run.directory / MODEL_FOLDER)
             count = sum(leaf.size for leaf in jax.tree.leaves(pretrained.params))
             print(f"{count:,} parameters, {len(pretrained.tokenizer)} tokens")
             data = make_text_data(config, pretrained, records)
             print(data.summary)
-            run_supervised(config, make_text_learner(config, pretrained, data), run)
+            placement = Placement(make_layout(mesh, pretrained.model.config))
+            run_supervised(config, make_text_learner(config, pretrained, data), run, placement)
 
 
 if __name__ == "__main__":

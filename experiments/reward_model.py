@@ -25,8 +25,10 @@ from rljax.tasks.preference_batches import PreferenceData
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.manifest import write_text_atomically
+from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.parts import make_part
 from rljax.training.policies import load_start
+from rljax.training.processes import is_first, to_host
 from rljax.training.reward_models import (
     Normalise,
     ends_in_eos,
@@ -105,17 +107,21 @@ def main(argv: list[str] | None = None) -> None:
     )
     with plain_errors():
         enable_compilation_cache()
+        mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="reward-model") as run:
             print(f"run directory: {run.directory}")
-            pretrained = load_start(config)
+            with host_memory(mesh):
+                pretrained = load_start(config)
             data = load_reward_data(config, pretrained)
             print(data.summary)
             normalise = make_reward_normalise(config, pretrained, data)
             learner = make_reward_learner(config, pretrained, data, normalise)
-            state = run_supervised(config, learner, run)
+            placement = Placement(make_layout(mesh, pretrained.model.config))
+            state = run_supervised(config, learner, run, placement)
             if int(state.step) >= config.steps:
-                params = make_part(config, pretrained.params).merged(state)
-                finish(config, pretrained, data, normalise, params, run)
+                params = to_host(make_part(config, pretrained.params).merged(state))
+                if is_first():
+                    finish(config, pretrained, data, normalise, params, run)
 
 
 if __name__ == "__main__":

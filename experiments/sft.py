@@ -14,6 +14,7 @@ from rljax.experiment import TextExperiment
 from rljax.tasks.documents import read_documents
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
+from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.policies import load_start
 from rljax.training.run import open_run
 from rljax.training.supervised import CHANGEABLE, run_supervised
@@ -24,13 +25,16 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config("configs/sft_sentiment.py", argv, TextExperiment, __doc__ or "")
     with plain_errors():
         enable_compilation_cache()
+        mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="sft") as run:
             print(f"run directory: {run.directory}")
-            pretrained = load_start(config)
+            with host_memory(mesh):
+                pretrained = load_start(config)
             records = read_documents(config.data, pretrained.tokenizer)
             data = make_text_data(config, pretrained, records)
             print(data.summary)
-            run_supervised(config, make_text_learner(config, pretrained, data), run)
+            placement = Placement(make_layout(mesh, pretrained.model.config))
+            run_supervised(config, make_text_learner(config, pretrained, data), run, placement)
 
 
 if __name__ == "__main__":

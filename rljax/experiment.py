@@ -24,6 +24,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
 from rljax.tasks.preferences import PreferenceConfig
+from rljax.training.mesh import MeshConfig
 from rljax.training.optimizer import OptimizerConfig, make_schedule
 
 
@@ -42,7 +43,9 @@ class ModelConfig:
     """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""
 
 
-CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions")
+CHANGEABLE = (
+    "workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions", "mesh",
+)  # fmt: skip
 """Fields that may change when a run is resumed."""
 
 
@@ -54,6 +57,7 @@ class OnPolicyExperiment(abc.ABC):
     task: TaskConfig = TaskConfig()
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
     lora: LoRAConfig = LoRAConfig()
     train_layers: int = 0
     """Train only so many upper layers and the final norm; 0: all. The reference is then the frozen
@@ -116,6 +120,10 @@ class OnPolicyExperiment(abc.ABC):
             raise ValueError("eval_every needs eval_prompts above 0")
         make_trainable(self.lora, self.train_layers)
         algorithm = self.algorithm
+        self.mesh.check_rows(*algorithm.pass_rows)
+        if algorithm.wants_greedy:
+            prompts = algorithm.batch_size // algorithm.samples_per_prompt
+            self.mesh.check_rows(prompts, "the prompts of a batch, each completed greedily too,")
         if algorithm.ref_sync_every and (self.lora.rank or self.train_layers):
             raise ValueError(
                 f"ref_sync_every {algorithm.ref_sync_every} moves the reference, which with lora "
@@ -199,6 +207,7 @@ class SupervisedExperiment:
 
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
     lora: LoRAConfig = LoRAConfig()
     train_layers: int = 0
     """Train only so many upper layers and the final norm (of a reward model its head too); 0: all.
@@ -243,6 +252,12 @@ class SupervisedExperiment:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
         make_trainable(self.lora, self.train_layers)
 
+    def require_even_rows(self, name: str) -> None:
+        """Raise ValueError unless the mesh divides the batch of the stage's part called `name`."""
+        part = getattr(self, name)
+        rows = part.batch_size // part.gradient_accumulation
+        self.mesh.check_rows(rows, f"{name}.batch_size / {name}.gradient_accumulation")
+
     def require_held_out(self, what: str, fraction: float) -> None:
         """Raise ValueError for an evaluation without anything held out."""
         if self.judges and fraction == 0:
@@ -262,6 +277,7 @@ class TextExperiment(SupervisedExperiment):
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         super().validate()
+        self.require_even_rows("sft")
         self.require_held_out("records", self.data.held_out_fraction)
 
 
@@ -325,6 +341,7 @@ class DistillExperiment(SupervisedExperiment):
         super().validate()
         if self.prompt_multiple < 1:
             raise ValueError(f"prompt_multiple is {self.prompt_multiple}; it must be at least 1")
+        self.require_even_rows("distill")
         self.require_held_out("records", self.data.held_out_fraction)
         if self.teacher.remat:
             raise ValueError("teacher.remat saves memory in a backward pass; the teacher has none")
@@ -361,6 +378,7 @@ class PreferenceExperiment(_PreferenceData):
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         super().validate()
+        self.require_even_rows("dpo")
         if self.reference is not None and not self.dpo.needs_reference:
             raise ValueError(f"reference is set, but dpo.loss {self.dpo.loss!r} reads none")
 
@@ -370,3 +388,8 @@ class RewardExperiment(_PreferenceData):
     """A reward model on preferences, rankings, scores or labels."""
 
     reward_model: RewardModelConfig = RewardModelConfig()
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        self.require_even_rows("reward_model")

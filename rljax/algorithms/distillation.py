@@ -12,7 +12,6 @@ B rows, T slots of a row, P prompt slots, C completion slots, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,11 +21,12 @@ import optax
 
 from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
 from rljax.algorithms.checks import require_positive, require_whole_parts
-from rljax.algorithms.learner import Metrics, Params, make_single_update
+from rljax.algorithms.learner import Metrics, Params, make_frozen_update
 from rljax.algorithms.sft import Weighted, packed_hidden, token_counts, with_weights
 from rljax.divergences import Divergence, divergence
 from rljax.masking import weighted_loss
 from rljax.models.transformer import Model
+from rljax.parallel import over_rows
 from rljax.rollout.chunks import map_rows
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
@@ -206,6 +206,16 @@ def make_update(
     sample = make_sampler(student, sampling, eos_token_ids, pad_token_id)
     loss = make_loss(student, teacher, config)
 
+    def composed(
+        params: Params, frozen: tuple[Any, Params], batch: Weighted
+    ) -> tuple[jax.Array, Metrics]:
+        base, teacher_params = frozen
+        return loss(teacher_params, complete_params(compose, params, base), batch)
+
+    learn = make_frozen_update(
+        composed, with_weights, optimizer, learning_rate, parts=config.gradient_accumulation
+    )
+
     def update(
         state: DistillState, batch: Packed | Prompts, key: jax.Array
     ) -> tuple[DistillState, Metrics]:
@@ -213,20 +223,14 @@ def make_update(
         on_policy = isinstance(batch, Prompts)
         if isinstance(batch, Prompts):
             student_params = complete_params(compose, state.params, state.base)["policy"]
-            batch = as_packed(batch, sample(student_params, None, batch, sample_key))
-        one = make_single_update(
-            functools.partial(loss, state.teacher),
-            with_weights,
-            optimizer,
-            learning_rate,
-            parts=config.gradient_accumulation,
-            compose=compose,
-        )
-        trained = SupervisedState(state.params, state.opt_state, state.step, state.base)
-        trained, metrics = one(trained, batch, shuffle_key)
+            drawn = over_rows(lambda policy, *rest: sample(policy, None, *rest))
+            batch = as_packed(batch, drawn(student_params, batch, sample_key))
+        frozen = (state.base, state.teacher)
+        trained = SupervisedState(state.params, state.opt_state, state.step, frozen)
+        trained, metrics = learn(trained, batch, shuffle_key)
         metrics["on_policy"] = jnp.float32(on_policy)
-        params, opt_state, step, base = trained
-        return DistillState(params, opt_state, step, state.teacher, base), metrics
+        params, opt_state, step, _ = trained
+        return DistillState(params, opt_state, step, state.teacher, state.base), metrics
 
     return update
 
@@ -238,7 +242,9 @@ def make_evaluate(
 
     def evaluate(state: DistillState, batch: Packed) -> dict[str, tuple[jax.Array, jax.Array]]:
         params = complete_params(compose, state.params, state.base)["policy"]
-        found = token_divergence(student, teacher, config, params, state.teacher, batch)
+        found = over_rows(
+            lambda both, batch: token_divergence(student, teacher, config, both[0], both[1], batch)
+        )((params, state.teacher), batch)
         targets = batch.targets[:, 1:]
         count = jnp.sum(targets)
 

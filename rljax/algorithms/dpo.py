@@ -10,6 +10,7 @@ one that belongs to another prompt), C completion slots.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from rljax.algorithms.learner import (
     whole_params,
 )
 from rljax.models.transformer import Model
+from rljax.parallel import over_rows
 from rljax.preference_losses import (
     dpo_loss,
     hinge_loss,
@@ -294,12 +296,15 @@ def make_baseline(
     """
 
     def baseline(params: Params, batch: PreferenceBatch) -> jax.Array:
-        policy = params["policy"]
-        other = batch._replace(tokens=batch.tokens[:, 1:], mask=batch.mask[:, 1:])
         parts = config.gradient_accumulation
-        split = jax.tree.map(lambda x: jnp.reshape(x, (parts, -1, *x.shape[1:])), other)
-        found = jax.lax.map(lambda part: sequence_log_probs(score, policy, part)[:, 0], split)
-        ratio = mismatched_log_ratio(config, batch, found.reshape(-1))
+
+        def in_parts(policy: Params, rows: PreferenceBatch) -> jax.Array:
+            split = jax.tree.map(lambda x: jnp.reshape(x, (parts, -1, *x.shape[1:])), rows)
+            found = jax.lax.map(lambda part: sequence_log_probs(score, policy, part)[:, 0], split)
+            return found.reshape(-1)
+
+        other = batch._replace(tokens=batch.tokens[:, 1:], mask=batch.mask[:, 1:])
+        ratio = mismatched_log_ratio(config, batch, over_rows(in_parts)(params["policy"], other))
         weights = batch.weights / jnp.sum(batch.weights)
         return jnp.broadcast_to(kto_baseline(ratio, weights), batch.weights.shape)
 
@@ -365,7 +370,7 @@ def make_evaluate(
         state: SupervisedState, batch: PreferenceBatch
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
         policy = whole_params(compose, state)["policy"]
-        log_probs = sequence_log_probs(score, policy, batch)
+        log_probs = over_rows(functools.partial(sequence_log_probs, score))(policy, batch)
         baseline = jnp.float32(0)
         if config.loss == "kto":
             ratio = mismatched_log_ratio(config, batch, log_probs[:, 1])

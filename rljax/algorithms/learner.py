@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
+from rljax.parallel import Gather, summed_over_rows
 from rljax.types import SupervisedState
 
 Params = dict[str, Any]
@@ -52,9 +53,11 @@ def make_learner(
     gradients and updates of params["policy"] (0: it stands still); None: 1. group: so many rows in
     turn are shuffled as one.
     """
-    grad_fn = jax.grad(loss, has_aux=True)
 
-    def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
+    def gradients(
+        gather: Gather, params: Params, frozen: Any, minibatch: Any
+    ) -> tuple[Params, Metrics]:
+        grad_fn = jax.grad(lambda shares, *rest: loss(gather(shares), *rest), has_aux=True)
         if parts == 1:
             return grad_fn(params, frozen, minibatch)
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)
@@ -77,7 +80,7 @@ def make_learner(
         def one(carry: tuple[Params, Any], rows: jax.Array) -> Any:
             params, opt_state = carry
             minibatch = prepare(jax.tree.map(lambda x: jnp.asarray(x)[rows], batch))
-            grads, metrics = gradients(params, frozen, minibatch)
+            grads, metrics = summed_over_rows(gradients, MAXIMA)(params, frozen, minibatch)
             if policy_factor is not None:
                 grads = grads | {"policy": _scale(grads["policy"], policy_factor)}
             metrics["optim/grad_norm"] = optax.global_norm(grads)
@@ -132,13 +135,23 @@ def make_single_update(
     `make_learner`'s. learning_rate: step -> rate, reported as `optim/learning_rate`. compose: how
     state.base and what is trained of the policy come together.
     """
-    learn = make_learner(
-        lambda params, base, batch: loss(complete_params(compose, params, base), batch),
-        optimizer,
-        num_epochs=1,
-        num_minibatches=1,
-        parts=parts,
-    )
+
+    def composed(params: Params, base: Any, batch: Any) -> tuple[jax.Array, Metrics]:
+        return loss(complete_params(compose, params, base), batch)
+
+    return make_frozen_update(composed, prepare, optimizer, learning_rate, parts=parts)
+
+
+def make_frozen_update(
+    loss: Loss,
+    prepare: Callable[[Any], Any],
+    optimizer: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    *,
+    parts: int,
+) -> Update:
+    """Build update(state, batch, key) as `make_single_update`, of a loss that reads state.base."""
+    learn = make_learner(loss, optimizer, num_epochs=1, num_minibatches=1, parts=parts)
 
     def update(
         state: SupervisedState, batch: Any, key: jax.Array

@@ -73,6 +73,12 @@ class OnlineDPOConfig(OnPolicyConfig):
             margin_scale=self.margin_scale,
         )
 
+    @property
+    def pass_rows(self) -> tuple[int, str]:
+        """Pairs whose gradient is computed at once, and what they are in terms of the flags."""
+        rows, what = super().pass_rows
+        return rows // self.samples_per_prompt, f"{what} / samples_per_prompt, the pairs"
+
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and flags that nothing reads."""
         super().validate()

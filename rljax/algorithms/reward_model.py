@@ -11,6 +11,7 @@ B records of a batch, K completions of a record, D hidden.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -28,6 +29,7 @@ from rljax.algorithms.learner import (
     whole_params,
 )
 from rljax.models.transformer import Model
+from rljax.parallel import over_rows
 from rljax.preference_losses import (
     all_pairs_loss,
     bradley_terry_loss,
@@ -283,7 +285,8 @@ def make_evaluate(
     def evaluate(
         state: SupervisedState, batch: PreferenceBatch
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        scores = batch_scores(model, whole_params(compose, state), batch)
+        score = functools.partial(batch_scores, model)
+        scores = over_rows(score)(whole_params(compose, state), batch)
         count = jnp.sum(batch.weights)
         found = {
             "loss": record_losses(config, scores, batch),

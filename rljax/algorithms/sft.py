@@ -9,6 +9,7 @@ B rows, T slots of a row, V vocabulary, N = B (T - 1).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from rljax.algorithms.learner import (
 )
 from rljax.masking import token_weights, weighted_loss
 from rljax.models.transformer import Model
+from rljax.parallel import over_rows
 from rljax.rollout.chunks import map_rows
 from rljax.tasks.packing import Packed
 from rljax.types import SupervisedState
@@ -152,7 +154,8 @@ def make_evaluate(
 
     def evaluate(state: SupervisedState, batch: Packed) -> dict[str, tuple[jax.Array, jax.Array]]:
         policy = whole_params(compose, state)["policy"]
-        log_probs, correct = next_token_scores(model, policy, batch, rows=config.head_rows)
+        score = functools.partial(next_token_scores, model, rows=config.head_rows)
+        log_probs, correct = over_rows(score)(policy, batch)
         targets = batch.targets[:, 1:]
         count = jnp.sum(targets)
         return {

@@ -54,18 +54,27 @@ def for_orbax(array: Any) -> Any:
     """Return what Orbax shall store: key data for keys, host memory for arrays on a CPU.
 
     Orbax copies numpy arrays before its save returns; a jax array on a CPU is handed over as a
-    numpy view for that reason, so that the update may donate it right after. Arrays on an
-    accelerator are copied to the host by Orbax, before its save returns too.
+    numpy view for that reason, so that the update may donate it right after. One that is shared out
+    over devices keeps its shards, which are copied here. Arrays on an accelerator are copied to the
+    host by Orbax, before its save returns too.
     """
     if is_key(array):
         array = jax.random.key_data(array)
-    if isinstance(array, jax.Array):
-        if not array.is_fully_addressable:
-            raise CheckpointError("state spread over several processes cannot be saved")
-        if all(device.platform == "cpu" for device in array.devices()):
-            return np.asarray(array)
-        return array
-    return np.asarray(array)
+    if not isinstance(array, jax.Array) or array.is_fully_replicated:
+        on_host = not isinstance(array, jax.Array) or _on_cpu(array)
+        return np.asarray(array) if on_host else array
+    return _copy_shards(array) if _on_cpu(array) else array
+
+
+def _on_cpu(array: jax.Array) -> bool:
+    return all(device.platform == "cpu" for device in array.sharding.device_set)
+
+
+def _copy_shards(array: jax.Array) -> jax.Array:
+    copies = [
+        jax.device_put(np.array(shard.data), shard.device) for shard in array.addressable_shards
+    ]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, copies)
 
 
 def compare(path: Path, saved: dict[str, Any], wanted: dict[str, Any], partial: bool) -> None:

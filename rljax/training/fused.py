@@ -23,6 +23,7 @@ from rljax.tasks.order import batch_indices
 from rljax.tasks.prompts import PromptSet, count_repeats, pad_prompts
 from rljax.training.compilation import announce
 from rljax.training.policy_report import completion_rows, log_spread
+from rljax.training.processes import to_host
 from rljax.training.writer import MetricsWriter
 from rljax.types import Prompts, Rollout, TrainState
 
@@ -188,7 +189,8 @@ class Fused:
             return loop_steps(step, state, first, count, order)
 
         # not donated: the state from before is what a chunk that fails is saved as
-        self._run = jax.jit(run)
+        outputs = setup.placement.outputs(setup.state_shapes, rest=True)
+        self._run = setup.placement.jit(run, **outputs)
 
     def advance(
         self, setup: OnPolicy, state: TrainState, step: int, writer: MetricsWriter, *, first: bool
@@ -211,7 +213,7 @@ class Fused:
         started = time.perf_counter()
         with announce("the fused steps"):
             state, record = self._run(self.table, state, step, count, order)
-        records: Record = jax.device_get(record)
+        records: Record = jax.device_get(to_host(record))
         seconds = (time.perf_counter() - started) / count
         rows = [jax.tree.map(lambda x, i=i: x[i], records) for i in range(count)]
         for i, row in enumerate(rows):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rljax.algorithms.actor_critic import (
     Compose,
@@ -31,6 +32,7 @@ from rljax.experiment import OnPolicyExperiment
 from rljax.kl import make_kl_controller
 from rljax.models.flops import forward_flops
 from rljax.models.trainable import make_trainable
+from rljax.parallel import over_rows
 from rljax.rewards.combined import require_token_rewards
 from rljax.rollout.agreement import check_ratio, check_start_kl
 from rljax.rollout.distribution import SamplingConfig
@@ -38,19 +40,25 @@ from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
 from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
+from rljax.training import processes
 from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
 from rljax.training.fused import Fused
+from rljax.training.judging import FirstJudges
+from rljax.training.mesh import Placement, host_memory, make_layout
 from rljax.training.optimizer import make_optimizer, make_schedule
 from rljax.training.policies import build_model, load_start
 from rljax.training.policy_report import completion_rows, log_evaluation, log_spread, report
+from rljax.training.processes import to_host
 from rljax.training.progress import Progress
 from rljax.training.run import Run
 from rljax.training.throughput import matmul_rate
-from rljax.training.writer import MetricsWriter
+from rljax.training.writer import MetricsWriter, open_writer
 from rljax.types import Completions, Prompts, Rollout, TrainState
+
+Policies = tuple[Any, Any, Any]
 
 
 class OnPolicy:
@@ -60,6 +68,7 @@ class OnPolicy:
       config: the experiment.
       make_update: (model, algorithm, sampling, eos_token_ids, optimizer, compose) -> update.
       critic: where values come from.
+      mesh: the devices; None: one.
     """
 
     def __init__(
@@ -67,14 +76,17 @@ class OnPolicy:
         config: OnPolicyExperiment,
         make_update: Callable[..., Any],
         critic: Literal["shared", "separate", "none"],
+        mesh: Mesh | None = None,
     ) -> None:
         algorithm = config.algorithm
         self.config, self.algorithm, self.critic = config, algorithm, critic
         self.make_update = make_update
         if config.fused_steps:
             require_token_rewards(config.task.rewards)
-        self.pretrained = load_start(config)
+        with host_memory(mesh):
+            self.pretrained = load_start(config)
         self.model = build_model(config.model, self.pretrained)
+        self.placement = Placement(make_layout(mesh, self.model.config))
         mask, vocabulary = algorithm.action_mask, self.model.config.vocab_size
         if mask is not None and mask.min_tokens >= vocabulary:
             raise UserError(
@@ -84,6 +96,8 @@ class OnPolicy:
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
+        if processes.count() > 1:
+            self.task = dataclasses.replace(self.task, reward=FirstJudges(self.task.reward))
         self.ends = (
             *self.pretrained.eos_token_ids,
             *stop_token_ids(config.task, self.tokenizer),
@@ -121,7 +135,7 @@ class OnPolicy:
 
     def _compile(self, make_update: Callable[..., Any], compose: Compose) -> None:
         """Build the functions of a step; `jit` and donation stand here."""
-        sampling, algorithm = self.config.sampling, self.algorithm
+        sampling, algorithm, jit = self.config.sampling, self.algorithm, self.placement.jit
         group = algorithm.sampled_group
         eos, pad = self.ends, self.pretrained.pad_token_id
         score = make_score(self.model, sampling, eos, rows=algorithm.score_rows)
@@ -141,19 +155,25 @@ class OnPolicy:
                 action_mask=algorithm.action_mask,
                 group=group,
             )
-            return jax.jit(
-                lambda params, base, masking, prompts, key: act(
-                    complete(params, base), prompts, key, complete_mask(compose, masking, base)
-                )
-            )
 
-        def refer(
-            base: Any, masking: Any, prompts: Prompts, made: Completions, group: int = 1
-        ) -> Any:
-            scored = score(base, prompts, made, complete_mask(compose, masking, base), group=group)
-            return scored.log_probs, scored.mask_hidden
+            def local(policies: Policies, prompts: Prompts, key: jax.Array) -> Completions:
+                params, base, masking = policies
+                mask_params = complete_mask(compose, masking, base)
+                return act(complete(params, base), prompts, key, mask_params)
 
-        def log_probs(params: Any, base: Any, masking: Any, rollout: Rollout) -> jax.Array:
+            return jit(lambda *args: over_rows(local)(*args))
+
+        def referrer(group: int) -> Any:
+            def refer(policies: Policies, text: tuple[Prompts, Completions]) -> Any:
+                _, base, masking = policies
+                mask_params = complete_mask(compose, masking, base)
+                scored = score(base, *text, mask_params, group=group)
+                return scored.log_probs, scored.mask_hidden
+
+            return jit(lambda *args: over_rows(refer)(*args))
+
+        def log_probs(policies: Policies, rollout: Rollout) -> jax.Array:
+            params, base, masking = policies
             return score(
                 complete(params, base)["policy"],
                 rollout.prompts,
@@ -165,11 +185,13 @@ class OnPolicy:
 
         self._act = {size: sampler(sampling, size) for size in (1, group)}
         self._act_greedily = sampler(dataclasses.replace(sampling, temperature=0.0))
-        self._refer = jax.jit(refer, static_argnums=4)
-        self._log_probs = jax.jit(log_probs)
-        self.update = jax.jit(update, donate_argnums=0)
-        self.sync_reference = jax.jit(sync_reference, static_argnums=1, donate_argnums=0)
-        self.sync_mask = jax.jit(sync_mask, donate_argnums=0)
+        self._refer = {size: referrer(size) for size in (1, group)}
+        self._log_probs = jit(lambda *args: over_rows(log_probs)(*args))
+        outputs, shapes = self.placement.outputs, self.state_shapes
+        self.update = jit(update, donate_argnums=0, **outputs(shapes, rest=True))
+        kept = outputs(shapes)
+        self.sync_reference = jit(sync_reference, static_argnums=1, donate_argnums=0, **kept)
+        self.sync_mask = jit(sync_mask, donate_argnums=0, **kept)
 
     def act(
         self, state: TrainState, prompts: Prompts, key: jax.Array, group: int = 1
@@ -178,25 +200,30 @@ class OnPolicy:
 
         group: 1, or the algorithm's where so many rows in turn have one prompt.
         """
-        act = self._act[group]
-        return act(state.params, state.ref_params, state.mask_params, prompts, key)
+        return to_host(self._act[group](policies_of(state), self.placement.rows(prompts), key))
 
     def act_greedily(self, state: TrainState, prompts: Prompts) -> Completions:
         """Write the policy's most probable completions, token by token."""
-        policies = (state.params, state.ref_params, state.mask_params)
-        return self._act_greedily(*policies, prompts, jax.random.key(0))
+        rows = self.placement.rows(prompts)
+        return to_host(self._act_greedily(policies_of(state), rows, jax.random.key(0)))
 
     def rollout(
         self, state: TrainState, prompts: Prompts, made: Completions, group: int = 1
     ) -> Rollout:
         """Add to completions what the reference thinks of them, under the same mask."""
-        policies = (state.ref_params, state.mask_params)
-        log_probs, mask_hidden = self._refer(*policies, prompts, made, group)
+        text = self.placement.rows((prompts, made))
+        log_probs, mask_hidden = to_host(self._refer[group](policies_of(state), text))
         return Rollout(prompts, made, log_probs, mask_hidden)
 
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
-        params = self.pretrained.params
+        return self.placement.make(self._state_of, self.pretrained.params)
+
+    def state_shapes(self) -> TrainState:
+        """Say of which shapes a state is, and where its arrays stand."""
+        return self.placement.like(jax.eval_shape(self._state_of, self.pretrained.params))
+
+    def _state_of(self, params: Any) -> TrainState:
         policy, base = self.trainable.split(params, jax.random.key(self.config.seed))
         whole = policy is base
         return init_state(
@@ -259,9 +286,15 @@ class OnPolicy:
         """Count the operations of a step: sampling, reference, and the update's passes."""
         model, batch = self.model.config, self.algorithm.batch_size
         new = self.config.sampling.max_new_tokens
-        length = prompt_slots + new
-        forward = forward_flops(model, batch * length, attended=length / 2, head_tokens=batch * new)
-        critic = forward_flops(model, batch * length, attended=length / 2, head_tokens=0)
+        prompts = batch // self.algorithm.sampled_group
+        read = forward_flops(
+            model, prompts * prompt_slots, attended=prompt_slots / 2, head_tokens=0
+        )
+        attended = prompt_slots + new / 2
+        critic = read + forward_flops(model, batch * new, attended=attended, head_tokens=0)
+        forward = read + forward_flops(
+            model, batch * new, attended=attended, head_tokens=batch * new
+        )
         own = self.critic == "separate"
         masked = self.algorithm.action_mask is not None
         passes = 3 * self.algorithm.num_epochs
@@ -294,10 +327,15 @@ class OnPolicy:
         if config.model.dtype != "float32":
             return
         if config.max_ratio_gap is not None:
-            scored = self._log_probs(state.params, state.ref_params, state.mask_params, rollout)
+            scored = to_host(self._log_probs(policies_of(state), self.placement.rows(rollout)))
             check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
         if config.max_start_kl is not None and int(state.step) == 0:
             check_start_kl(rollout, tolerance=config.max_start_kl)
+
+
+def policies_of(state: TrainState) -> Policies:
+    """Return what samples and scores: what is trained, the reference, the masking policy."""
+    return state.params, state.ref_params, state.mask_params
 
 
 def check_finite(metrics: dict[str, float], step: int) -> None:
@@ -327,7 +365,9 @@ def one_step(
     update_started = time.perf_counter()
     with announce("the update"):
         key = role_key(config.seed, Role.SHUFFLING, step)
-        state, metrics = setup.update(state, rollout, jnp.asarray(batch.scores), key, *more)
+        scores = jnp.asarray(batch.scores)
+        rows = setup.placement.rows((rollout, scores, *more))
+        state, metrics = setup.update(state, *rows[:2], key, *rows[2:])
     if algorithm.ref_sync_every and (step + 1) % algorithm.ref_sync_every == 0:
         state = setup.sync_reference(state, algorithm.ref_sync_mix)
     if algorithm.mask_is_due(step + 1):
@@ -349,18 +389,18 @@ def train(setup: OnPolicy, run: Run) -> None:
     checkpoints = Checkpoints(run.checkpoint_dir, keep_last=config.keep_checkpoints)
     held: dict[str, Any] = {"before": None}
     sizes: dict[str, int] | None = None
-    like = setup.saved_part(jax.eval_shape(setup.first_state))
+    like = setup.saved_part(setup.state_shapes())
     found = checkpoints.restore(like) if run.resumed else None
     if found is None:
         state = setup.first_state()
     else:
         _, restored, held = found
         sizes = held.pop("files")
-        reference = restored.ref_params or setup.pretrained.params
+        reference = restored.ref_params or setup.placement.put(setup.pretrained.params)
         state = restored._replace(ref_params=reference)
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)
-    writer = MetricsWriter(run.directory, resume_step=start if found else None, sizes=sizes)
+    writer = open_writer(run.directory, start if found else None, sizes)
     with checkpoints, writer, CompileCounter() as compiled, Progress(config.steps, start) as bar:
         if found is None:
             writer.config_text(config_to_json(config))
@@ -385,10 +425,10 @@ def train(setup: OnPolicy, run: Run) -> None:
                 check_finite(metrics, done)
             if config.eval_every and done % config.eval_every == 0 and done < config.steps:
                 log_evaluation(writer, done, setup.evaluate(state))
-            last = done == config.steps or run.should_stop
-            if last or done % config.checkpoint_every == 0:
+            stopping = run.should_stop
+            if stopping or done == config.steps or done % config.checkpoint_every == 0:
                 save(setup, checkpoints, state, done, held, writer, metrics["objective/scores"])
-            if run.should_stop and done < config.steps:
+            if stopping and done < config.steps:
                 print(f"stopped at step {done}; the same command resumes")
                 return
         if config.eval_prompts:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rljax.reporting.statistics import bootstrap_mean, bootstrap_paired_difference
 from rljax.tasks.evaluation import Evaluation
+from rljax.training.processes import is_first
 from rljax.training.writer import MetricsWriter
 from rljax.types import Rollout
 
@@ -77,7 +78,8 @@ def report(before: np.ndarray, after: Evaluation, directory: Path) -> None:
         "change": change._asdict(),
         "kl": float(np.mean(after.kl)),
     }
-    (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    if is_first():
+        (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"held-out score, {len(before)} prompts, 95% bootstrap intervals:")
     for name, row in (("before", start), ("after", end), ("change", change)):
         print(f"  {name:<7}{row.mean:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rljax.algorithms.learner import init_supervised
 from rljax.errors import UserError
 from rljax.experiment import PreferenceExperiment
 from rljax.models import Pretrained
+from rljax.parallel import over_rows
 from rljax.tasks.preference_batches import (
     Encoder,
     PreferenceData,
@@ -26,8 +28,10 @@ from rljax.tasks.preference_forms import Form
 from rljax.tasks.preferences import PreferenceConfig
 from rljax.tasks.sources import DataError
 from rljax.training.compilation import announce
+from rljax.training.mesh import ONE_DEVICE, Placement
 from rljax.training.parts import make_part
 from rljax.training.policies import build_model, load_model
+from rljax.training.processes import any_of, is_first
 from rljax.training.supervised import Learner, held_out_batches, make_rate
 
 REFERENCE_FILE = "reference_{}.npz"
@@ -71,7 +75,7 @@ def fill_reference(
     """
     count = len(side) if limit is None else min(len(side), limit * batch_size)
     found = _cached(cache, side.digest(), count)
-    if found is None:
+    if any_of(found is None):
         print(f"the reference scores {count} records, once: kept in {cache}")
         found = np.full(side.rows.ref_log_probs.shape, np.nan, np.float32)
         for index, batch in enumerate(side.batches(batch_size)):
@@ -81,9 +85,11 @@ def fill_reference(
             with announce("the reference's scoring"):
                 made = np.asarray(log_probs(batch))
             found[start : start + batch_size] = made[: len(side) - start]
-        temporary = cache.with_name(f".{cache.name}")
-        np.savez(temporary, digest=side.digest(), log_probs=found)
-        temporary.replace(cache)
+        if is_first():
+            temporary = cache.with_name(f".{cache.name}")
+            np.savez(temporary, digest=side.digest(), log_probs=found)
+            temporary.replace(cache)
+    assert found is not None
     return dataclasses.replace(side, rows=side.rows._replace(ref_log_probs=found))
 
 
@@ -98,20 +104,25 @@ def _cached(cache: Path, digest: str, count: int) -> np.ndarray | None:
 
 
 def prepare_preferences(
-    experiment: PreferenceExperiment, pretrained: Pretrained, directory: Path
+    experiment: PreferenceExperiment,
+    pretrained: Pretrained,
+    directory: Path,
+    placement: Placement = ONE_DEVICE,
 ) -> PreferenceData:
     """Read the preferences, and what the reference thinks of them where the loss wants to know.
 
     The model as it starts, which is the reference unless another is given, is the frozen base of
     adapters too: it is scored before they exist, and needs no second copy.
 
-    directory: the run's, where the log-probs are kept for when the run goes on.
+    directory: the run's, where the log-probs are kept for when the run goes on. placement: where
+    the reference stands while it scores.
     """
     config = experiment.dpo
     data = load_preferences(experiment.data, config.form, pretrained, config.margin_scale)
     print(data.summary)
     score = dpo.make_preference_score(build_model(experiment.model, pretrained), config.score_rows)
-    compiled = jax.jit(lambda params, batch: dpo.sequence_log_probs(score, params, batch))
+    log_probs = functools.partial(dpo.sequence_log_probs, score)
+    compiled = placement.jit(lambda *args: over_rows(log_probs)(*args), **placement.outputs())
     reference = pretrained
     if experiment.reference is not None:
         reference = load_model(experiment.reference, experiment.model.dtype)
@@ -123,8 +134,13 @@ def prepare_preferences(
         if not config.needs_reference:
             return side
         cache = directory / REFERENCE_FILE.format(name)
+        params = placement.put(reference.params)
         return fill_reference(
-            side, lambda batch: compiled(reference.params, batch), config.batch_size, cache, limit
+            side,
+            lambda batch: compiled(params, placement.rows(batch)),
+            config.batch_size,
+            cache,
+            limit,
         )
 
     train = filled(data.train, "train", None)

@@ -23,12 +23,14 @@ from rljax.rollout.keys import Role, role_key
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
+from rljax.training.mesh import ONE_DEVICE, Placement
 from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.processes import is_first
 from rljax.training.progress import Progress
 from rljax.training.run import Run
-from rljax.training.writer import MetricsWriter
+from rljax.training.writer import MetricsWriter, open_writer
 
-CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints")
+CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "mesh")
 """Fields of a `SupervisedExperiment` that may differ when a run goes on: `open_run`'s ignore."""
 
 
@@ -83,7 +85,11 @@ def held_out_batches(held_out: Batched | None, batch_size: int) -> Callable[[], 
 
 
 def evaluate(
-    learner: Learner, compiled: Callable[..., Any], state: Any, limit: int | None
+    learner: Learner,
+    compiled: Callable[..., Any],
+    state: Any,
+    limit: int | None,
+    placement: Placement = ONE_DEVICE,
 ) -> dict[str, float]:
     """Average a learner's held-out sums over at most `limit` batches, in float64.
 
@@ -94,7 +100,7 @@ def evaluate(
     counts: dict[str, float] = {}
     for batch in itertools.islice(learner.eval_batches(), limit):
         with announce("the evaluation"):
-            results = jax.device_get(compiled(state, batch))
+            results = jax.device_get(compiled(state, placement.rows(batch)))
         for name, (total, count) in results.items():
             sums[name] = sums.get(name, 0.0) + float(total)
             counts[name] = counts.get(name, 0.0) + float(count)
@@ -121,7 +127,8 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
 def report(before: Mapping[str, float], after: Mapping[str, float], directory: Path) -> None:
     """Print how the held-out numbers changed and save them as result.json."""
     result = {"before": dict(before), "after": dict(after)}
-    (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    if is_first():
+        (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"held-out data:{'before':>17}{'after':>12}")
     for name, value in after.items():
         print(f"  {name:<17}{before[name]:>12.4f}{value:>12.4f}")
@@ -137,20 +144,24 @@ class _Loop:
         checkpoints: Checkpoints,
         writer: MetricsWriter,
         held: dict[str, Any],
+        placement: Placement,
     ) -> None:
-        self.experiment, self.learner = experiment, learner
+        self.experiment, self.learner, self.placement = experiment, learner, placement
         self.checkpoints, self.writer, self.held = checkpoints, writer, held
-        self._update = jax.jit(learner.update, donate_argnums=0)
-        self._evaluate = jax.jit(learner.evaluate)
+        kept = placement.outputs(lambda: jax.eval_shape(learner.init), rest=True)
+        self._update = placement.jit(learner.update, donate_argnums=0, **kept)
+        self._evaluate = placement.jit(learner.evaluate, **placement.outputs())
 
     def update(self, state: Any, batch: Any, step: int) -> tuple[Any, dict[str, jax.Array]]:
         """Start one update; its results may still be under way when this returns."""
+        rows = self.placement.rows(batch)
         with announce("the update"):
-            return self._update(state, batch, role_key(self.experiment.seed, Role.SHUFFLING, step))
+            return self._update(state, rows, role_key(self.experiment.seed, Role.SHUFFLING, step))
 
     def judge(self, state: Any, step: int) -> dict[str, float]:
         """Evaluate, write, and keep what the report needs."""
-        means = evaluate(self.learner, self._evaluate, state, self.experiment.eval_batches)
+        limit = self.experiment.eval_batches
+        means = evaluate(self.learner, self._evaluate, state, limit, self.placement)
         self.writer.scalars(step, {f"eval/{name}": value for name, value in means.items()})
         self.held["before" if step == 0 else "after"] = means
         return means
@@ -177,7 +188,12 @@ class _Loop:
             self.save(state, step, loss)
 
 
-def run_supervised(experiment: SupervisedExperiment, learner: Learner, run: Run) -> Any:
+def run_supervised(
+    experiment: SupervisedExperiment,
+    learner: Learner,
+    run: Run,
+    placement: Placement = ONE_DEVICE,
+) -> Any:
     """Run the steps that are left, then report; return the last state.
 
     The same numbers come out, bit for bit, however often the run is stopped or killed on the way.
@@ -189,21 +205,22 @@ def run_supervised(experiment: SupervisedExperiment, learner: Learner, run: Run)
     checkpoints = Checkpoints(run.checkpoint_dir, keep_last=experiment.keep_checkpoints)
     found = None
     if run.resumed:
-        found = checkpoints.restore(learner.saved(jax.eval_shape(learner.init)))
+        shapes = placement.like(jax.eval_shape(learner.init))
+        found = checkpoints.restore(learner.saved(shapes))
     fresh = found is None
     held: dict[str, Any] = {}
     start, sizes = 0, None
     if found is None:
-        state = learner.init()
+        state = placement.put(learner.init())
     else:
         start, part, held = found
         sizes = held.pop("files")
-        state = learner.restored(part)
+        state = placement.put(learner.restored(part))
         print(f"resumed {run.directory} at step {start}")
     del found  # the first update gives its arrays away
-    writer = MetricsWriter(run.directory, resume_step=None if fresh else start, sizes=sizes)
+    writer = open_writer(run.directory, None if fresh else start, sizes)
     with checkpoints, writer, CompileCounter() as compiled:
-        loop = _Loop(experiment, learner, checkpoints, writer, held)
+        loop = _Loop(experiment, learner, checkpoints, writer, held, placement)
         if fresh:
             writer.config_text(config_to_json(experiment))
             writer.hparams(flatten_config(experiment), ["train/loss", "eval/loss"])
