@@ -17,6 +17,7 @@ B prompts, P prompt slots, C completion slots, N decoding slots, D hidden, R pro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -74,9 +75,7 @@ class State(NamedTuple):
     lengths: jax.Array
     """[B] int32: tokens written."""
 
-    def write(
-        self, chosen: Chosen, row: jax.Array, index: jax.Array, live: jax.Array
-    ) -> State:
+    def write(self, chosen: Chosen, row: jax.Array, index: jax.Array, live: jax.Array) -> State:
         """Write token `index` of completion `row`, where `live`: [n] each, as is `chosen`."""
         row = jnp.where(live, row, self.lengths.shape[0])  # beyond the end: dropped
 
@@ -107,6 +106,8 @@ class Queue(NamedTuple):
     ends: jax.Array
     """[V] bool: EOS."""
     refill_size: int
+    shared: int
+    """So many rows in turn, of a refill too, have the same prompt."""
 
     def start(self, slots: int, pad_token_id: int) -> State:
         """Return the state in which no slot has a prompt yet."""
@@ -160,11 +161,16 @@ class Queue(NamedTuple):
         real = row < self.noise.shape[1]
         places = jnp.where(real, places, slots.live.shape[0])  # beyond the end: dropped
         row = jnp.where(real, row, 0)
-        tokens, mask = self.prompts.tokens[row], self.prompts.mask[row]
-        read = [self.model.prefill(p, tokens, mask, tokens.shape[1]) for p in self.policies]
+        mask, asked = self.prompts.mask[row], row[:: self.shared]
+        tokens = self.prompts.tokens[asked]
+        read = [
+            self.model.prefill(p, tokens, self.prompts.mask[asked], tokens.shape[1])
+            for p in self.policies
+        ]
         hidden, caches = zip(*read, strict=True)
-        first = jnp.zeros(size, jnp.int32)
-        chosen = self.choose(tuple(h[:, -1].T for h in hidden), first, self.noise[0, row])
+        first, copies = jnp.zeros(size, jnp.int32), jnp.arange(size) // self.shared
+        columns = tuple(states[copies, -1].T for states in hidden)
+        chosen = self.choose(columns, first, self.noise[0, row])
 
         def put(buffer: jax.Array, values: jax.Array) -> jax.Array:
             return buffer.at[places].set(values, mode="drop")
@@ -176,7 +182,7 @@ class Queue(NamedTuple):
             token=put(slots.token, chosen.tokens),
             prompt_mask=put(slots.prompt_mask, mask),
             caches=tuple(
-                replace_prompts(old, new, places)
+                replace_prompts(old, take_rows(new, copies), places)
                 for old, new in zip(slots.caches, caches, strict=True)
             ),
         )
@@ -230,12 +236,10 @@ class Queue(NamedTuple):
         left = len(state.slots.live) // DRAIN_SHARE
         if not left:
             return state
-        places = jnp.argsort(~state.slots.live)[:left]
         slots = state.slots
-        rest = Slots(
-            *(x[places] for x in slots[:-1]),
-            caches=tuple(take_rows(cache, places) for cache in slots.caches),
-        )
+        places = jnp.argsort(~slots.live)[:left]
+        rest = jax.tree.map(lambda x: x[places], slots._replace(caches=()))
+        rest = rest._replace(caches=tuple(take_rows(cache, places) for cache in slots.caches))
         return jax.lax.while_loop(
             lambda state: jnp.any(state.slots.live), self.decode, state._replace(slots=rest)
         )
@@ -247,21 +251,26 @@ def make_continuous_sampler(
     eos_token_ids: Sequence[int],
     pad_token_id: int,
     action_mask: ActionMask | None = None,
+    group: int = 1,
     *,
     refill_size: int | None = None,
 ) -> Sample:
     """Build sample(params, value_head or None, prompts, key[, mask_params]) -> Completions.
 
-    The same completions as `make_sampler`'s, written by sampling.slots slots (log-probs and values
-    to float tolerance: batches of other sizes round otherwise). Where sampling.slots is None, or at
-    least the number of prompts, it is the plain sampler. refill_size: prompts that are read at
-    once, R; None: an eighth of the slots. Raises what `make_sampler` raises.
+    The same completions as `make_sampler`'s, written by sampling.slots slots (as far as the last
+    bits of the logits allow: batches of other sizes round otherwise). Where sampling.slots is None,
+    or at least the number of prompts, it is the plain sampler. group: so many rows in turn have the
+    same prompt; those that are refilled together read it once. refill_size: completions that are
+    begun together, R; None: an eighth of the slots.
+    Raises what `make_sampler` raises, and ValueError for a refill_size that is not in 1..slots.
     """
-    plain = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask)
+    plain = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask, group)
     if sampling.slots is None:
         return plain
     slots, length = sampling.slots, sampling.max_new_tokens
     size = max(1, slots // REFILL_SHARE) if refill_size is None else refill_size
+    if not 1 <= size <= slots:
+        raise ValueError(f"refill_size is {size}; it must be in 1..{slots}, the slots")
     ids = jnp.asarray(list(eos_token_ids), jnp.int32)
     ends = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
     choose = make_choose(model, sampling, ends, action_mask)
@@ -286,7 +295,9 @@ def make_continuous_sampler(
             return choose(policies, value_head, hidden, index, uniform)
 
         noise = sampling_noise(key, prompts, length)
-        queue = Queue(model, policies, prompts, noise, choose_for, ends, size)
+        queue = Queue(
+            model, policies, prompts, noise, choose_for, ends, size, math.gcd(size, group)
+        )
         end = queue.drain(queue.run(queue.start(slots, pad_token_id)))
         return end.made._replace(mask=jnp.arange(length) < end.lengths[:, None])
 

@@ -57,6 +57,14 @@ class SamplingConfig:
             if not good:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
 
+    def require_queue(self, batch_size: int) -> None:
+        """Raise ValueError for slots that no second completion of a batch would wait for."""
+        if self.slots is not None and self.slots >= batch_size:
+            raise ValueError(
+                f"sampling.slots is {self.slots}, but a batch has only {batch_size} completions: "
+                "lower it, or set it to None"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class ActionMask:
