@@ -111,6 +111,7 @@ class OnPolicyExperiment(abc.ABC):
         make_schedule(self.optimizer, num_steps=self.steps)
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")
+        self.sampling.require_queue(self.algorithm.batch_size)
         if self.eval_prompts and self.task.held_out_fraction == 0:
             raise ValueError(
                 "eval_prompts needs held-out prompts: set task.held_out_fraction above 0, "
@@ -352,6 +353,7 @@ class DistillExperiment(SupervisedExperiment):
                 "the flags of sampling are those of the student's own batches: they need "
                 "distill.on_policy_fraction above 0"
             )
+        self.sampling.require_queue(self.distill.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
