@@ -271,8 +271,11 @@ class Parts:
     def build_score(self) -> tuple[Any, dict[str, Any]]:
         """Compile the scoring of the completions."""
         score = make_score(self.model, self.sampling, ())
-        log_probs = jax.jit(lambda *batch: score(*batch, group=self.flags.group).log_probs)
-        return build(log_probs, (self.params, self.prompts, self.made))
+
+        def log_probs(params: Any, prompts: Prompts, made: Completions) -> jax.Array:
+            return score(params, prompts, made, group=self.flags.group).log_probs
+
+        return build(jax.jit(log_probs), (self.params, self.prompts, self.made))
 
     def score(self) -> dict[str, Any]:
         """Compute log-probs of completions."""
