@@ -102,10 +102,26 @@ class PreferenceSet:
         indices = batch_indices(step, size=len(self), batch_size=batch_size, seed=seed)
         return self.take(indices)
 
-    def batches(self, batch_size: int) -> Iterator[PreferenceBatch]:
-        """Yield all records in order, weights 1; the last batch is filled up with weight 0."""
-        for start in range(0, len(self), batch_size):
-            chosen = np.arange(start, min(start + batch_size, len(self)))
+    def read_by(self, steps: int, *, batch_size: int, seed: int) -> np.ndarray:
+        """Return which records the batches of so many steps hold, in rising order."""
+        if steps * batch_size >= len(self):
+            return np.arange(len(self))
+        batches = [
+            batch_indices(step, size=len(self), batch_size=batch_size, seed=seed)
+            for step in range(steps)
+        ]
+        return np.unique(np.concatenate(batches))
+
+    def batches(
+        self, batch_size: int, records: np.ndarray | None = None
+    ) -> Iterator[PreferenceBatch]:
+        """Yield records in order, weights 1; the last batch is filled up with weight 0.
+
+        records: which; None: all.
+        """
+        places = np.arange(len(self)) if records is None else records
+        for start in range(0, len(places), batch_size):
+            chosen = places[start : start + batch_size]
             filled = np.resize(chosen, batch_size)
             weights = (np.arange(batch_size) < len(chosen)).astype(np.float32)
             yield self.take(filled)._replace(weights=weights)

@@ -31,7 +31,7 @@ from rljax.training.compilation import announce
 from rljax.training.mesh import ONE_DEVICE, Placement
 from rljax.training.parts import make_part
 from rljax.training.policies import build_model, load_model
-from rljax.training.processes import any_of, is_first
+from rljax.training.processes import any_of, count, is_first
 from rljax.training.supervised import Learner, held_out_batches, make_rate
 
 REFERENCE_FILE = "reference_{}.npz"
@@ -67,40 +67,37 @@ def fill_reference(
     log_probs: Callable[[Any], jax.Array],
     batch_size: int,
     cache: Path,
-    limit: int | None = None,
+    wanted: np.ndarray,
 ) -> PreferenceSet:
-    """Put the reference's log-probs into a set, from `cache` if that holds those of this data.
+    """Put the reference's log-probs of records into a set, from `cache` where that holds them.
 
-    log_probs: batch -> [B, K]. limit: batches to compute, None: all; the rest stays NaN.
+    log_probs: batch -> [B, K]. wanted: which records will be read; the others may stay NaN.
     """
-    count = len(side) if limit is None else min(len(side), limit * batch_size)
-    found = _cached(cache, side.digest(), count)
-    if any_of(found is None):
-        print(f"the reference scores {count} records, once: kept in {cache}")
-        found = np.full(side.rows.ref_log_probs.shape, np.nan, np.float32)
-        for index, batch in enumerate(side.batches(batch_size)):
-            start = index * batch_size
-            if start >= count:
-                break
+    found = _cached(cache, side)
+    missing = wanted[np.isnan(found[wanted]).any(axis=1)]
+    if any_of(len(missing) > 0):
+        if count() > 1:  # each may have found another file, but all have to do the same
+            missing = wanted
+        print(f"the reference scores {len(missing)} records, once: kept in {cache}")
+        for index, batch in enumerate(side.batches(batch_size, missing)):
             with announce("the reference's scoring"):
                 made = np.asarray(log_probs(batch))
-            found[start : start + batch_size] = made[: len(side) - start]
+            places = missing[index * batch_size :][:batch_size]
+            found[places] = made[: len(places)]
         if is_first():
             temporary = cache.with_name(f".{cache.name}")
             np.savez(temporary, digest=side.digest(), log_probs=found)
             temporary.replace(cache)
-    assert found is not None
     return dataclasses.replace(side, rows=side.rows._replace(ref_log_probs=found))
 
 
-def _cached(cache: Path, digest: str, count: int) -> np.ndarray | None:
-    """Read log-probs that were kept, if they are of this data and enough."""
-    if not cache.exists():
-        return None
-    with np.load(cache) as saved:
-        if str(saved["digest"]) != digest or np.isnan(saved["log_probs"][:count]).any():
-            return None
-        return saved["log_probs"]
+def _cached(cache: Path, side: PreferenceSet) -> np.ndarray:
+    """Read log-probs that were kept, if they are of this data; NaN where there are none."""
+    if cache.exists():
+        with np.load(cache) as saved:
+            if str(saved["digest"]) == side.digest():
+                return saved["log_probs"]
+    return np.full(side.rows.ref_log_probs.shape, np.nan, np.float32)
 
 
 def prepare_preferences(
@@ -128,7 +125,7 @@ def prepare_preferences(
         reference = load_model(experiment.reference, experiment.model.dtype)
         check_reference(pretrained, reference)
 
-    def filled(side: PreferenceSet, name: str, limit: int | None) -> PreferenceSet:
+    def filled(side: PreferenceSet, name: str, wanted: np.ndarray) -> PreferenceSet:
         if config.loss == "kto":
             side = with_mismatched(side)
         if not config.needs_reference:
@@ -140,13 +137,17 @@ def prepare_preferences(
             lambda batch: compiled(params, placement.rows(batch)),
             config.batch_size,
             cache,
-            limit,
+            wanted,
         )
 
-    train = filled(data.train, "train", None)
+    size, steps, seed = config.batch_size, experiment.steps, experiment.seed
+    train = filled(data.train, "train", data.train.read_by(steps, batch_size=size, seed=seed))
     held_out = data.held_out
     if held_out is not None:
-        held_out = filled(held_out, "held_out", experiment.eval_batches)
+        judged = np.arange(len(held_out))
+        if experiment.eval_batches is not None:
+            judged = judged[: experiment.eval_batches * size]
+        held_out = filled(held_out, "held_out", judged)
     return data._replace(train=train, held_out=held_out)
 
 

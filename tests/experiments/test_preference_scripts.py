@@ -203,7 +203,7 @@ def test_normalisation_flags_are_read(pairs):
     assert not np.array_equal(cold.tokens, made.tokens)
 
 
-def test_a_reference_of_its_own_and_losses_without_one(tmp_path, pairs, fails):
+def test_a_reference_of_its_own_and_losses_without_one(tmp_path, pairs, fails, capsys):
     base = load_config(f"{ROOT}/configs/dpo_sentiment.py:smoke", PreferenceExperiment)
     base = dataclasses.replace(base, data=dataclasses.replace(base.data, source=str(pairs)))
     policy = load_pretrained("random:tiny-llama")
@@ -216,7 +216,15 @@ def test_a_reference_of_its_own_and_losses_without_one(tmp_path, pairs, fails):
 
     own = reference("own")
     other = reference("other", reference="random:tiny-llama:7")
-    assert np.isfinite(own).all() and np.abs(own - other).max() > 0.1
+    assert np.nanmax(np.abs(own - other)) > 0.1
+    more = dataclasses.replace(base, steps=base.steps + 2)
+    capsys.readouterr()
+    longer = prepare_preferences(more, policy, tmp_path / "own").train.rows.ref_log_probs
+    assert "the reference scores 8 records, once" in capsys.readouterr().out  # 2 batches of 4
+    read = np.isfinite(own)
+    assert read.all(axis=1).sum() == 4 * base.steps
+    np.testing.assert_array_equal(longer[read], own[read])
+    assert np.isfinite(longer).all(axis=1).sum() == 4 * base.steps + 8
     free = DPOConfig(loss="simpo", beta=2.0, batch_size=4)
     assert np.isnan(reference("free", dpo=free)).all()
     assert not list((tmp_path / "free").iterdir())
