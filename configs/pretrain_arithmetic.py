@@ -1,4 +1,4 @@
-"""Teach a tiny model sums of two numbers, from scratch: a teacher for configs/distill_arithmetic.py.
+"""Teach a tiny model sums of two numbers, from scratch: a teacher for distill_arithmetic.py.
 
 All sums a+b= of numbers below 50 (2,500), a tenth of them held out by their hash; bytes are the
 tokens, the loss is on the answers. A task with the same split has `--task.prompts arithmetic:50
