@@ -89,9 +89,7 @@ def test_words_to_sort():
     assert {len(row.text) for row in read_rows("sorting:4")} == {4, 5}
 
 
-@pytest.mark.parametrize(
-    "source", ["sorting", "sorting:2", "sorting:13", "sorting:x"]
-)
+@pytest.mark.parametrize("source", ["sorting", "sorting:2", "sorting:13", "sorting:x"])
 def test_words_that_cannot_be_made(source):
     with pytest.raises(DataError, match=rf"'{source}': .* from 3 to 12 letters, as in sorting:6"):
         read_rows(source)
