@@ -1,10 +1,13 @@
-"""Teach a tiny model sums of two numbers, from scratch: a base for RL ablations.
+"""Teach a tiny model sums of two numbers, from scratch: a teacher for distill_arithmetic.py.
 
 All sums a+b= of numbers below 50 (2,500), a tenth of them held out by their hash; bytes are the
-tokens, the loss is on the answers. RL goes on with the same split by
-`--task.prompts arithmetic:50 --task.prompt-tokens None`: its held-out prompts were never learnt.
+tokens, the loss is on the answers. A task with the same split has `--task.prompts arithmetic:50
+--task.prompt-tokens None`. It is no base for RL: the last digit is learnt all at once (held-out
+accuracy of tokens 0.71 after 700 steps, 0.997 after 900, each with its own cosine), so that before
+there is next to nothing to sharpen (GRPO left 0.185 and 0.140 where they were), and after it
+nothing is left. configs/pretrain_sorting.py is that base.
 
-    python experiments/pretrain.py --config configs/pretrain_arithmetic.py
+    python experiments/pretrain.py --config configs/pretrain_arithmetic.py --workdir runs/sums
 """
 
 from dataclasses import replace

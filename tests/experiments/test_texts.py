@@ -197,7 +197,7 @@ def test_impossible_configs():
         ).validate()
 
 
-@pytest.mark.parametrize("name", ["sft_sentiment", "pretrain_reviews", "pretrain_arithmetic"])
+@pytest.mark.parametrize("name", ["sft_sentiment", "pretrain_reviews", "pretrain_sorting"])
 @pytest.mark.parametrize("variant", ["", ":smoke"])
 def test_the_configs_are_possible(name, variant):
     config = load_config(f"{ROOT}/configs/{name}.py{variant}", TextExperiment)

