@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from rljax.errors import UserError
 from rljax.experiment import OnPolicyExperiment
@@ -135,7 +135,7 @@ def map_runs(
 
     if devices == 1:
         return many
-    mesh = jax.make_mesh((devices,), ("runs",))
+    mesh = jax.make_mesh((devices,), ("runs",), axis_types=(AxisType.Auto,))
     whole, split = PartitionSpec(), PartitionSpec("runs")
     return jax.shard_map(
         many, mesh=mesh, in_specs=(whole, whole, split, split), out_specs=split, check_vma=False
