@@ -65,10 +65,14 @@ def same_numbers(one: Path, many: Path, relative: float = 1e-4) -> None:
 
 
 def nothing_recompiles(directory: Path) -> None:
-    """The programs built grow from step to step only as they do on one device."""
+    """The last step builds no more programs than it does on one device.
+
+    The first checkpoint builds some: Orbax slices what stands on several devices, so that each
+    writes a part of it.
+    """
     rows = read_jsonl(directory / "metrics.jsonl")
     counts = [row["perf/compile_count"] for row in rows if "perf/compile_count" in row]
-    assert counts[-1] - counts[1] <= 1 * (len(counts) - 2)
+    assert counts[-1] - counts[-2] <= 1
 
 
 def shared_out(directory: Path, ways: int, slack: float = 1.1) -> None:
@@ -137,8 +141,18 @@ def supervised(folder: Path, name: str) -> Flags:
     }
 
 
-def compare(folder: Path, name: str, base: Flags, meshes: list[tuple[int, int, int]]) -> None:
-    """Run a script on one device and on meshes of 8, and compare."""
+def compare(
+    folder: Path,
+    name: str,
+    base: Flags,
+    meshes: list[tuple[int, int, int]],
+    slack: float = 1.3,
+) -> None:
+    """Run a script on one device and on meshes of 8, and compare.
+
+    slack: how much more than its share a device holds with `tensor`: 259 tokens are not even, so
+    that embeddings are whole there.
+    """
     label = f"{name}-{len(list(folder.iterdir()))}"
     jobs = [(name, base | {"workdir": folder / f"{label}-one"})]
     jobs += [(name, base | {"workdir": folder / f"{label}-{m}"} | mesh(*m)) for m in meshes]
@@ -147,8 +161,7 @@ def compare(folder: Path, name: str, base: Flags, meshes: list[tuple[int, int, i
         many = folder / f"{label}-{sizes}"
         same_numbers(folder / f"{label}-one", many)
         nothing_recompiles(many)
-        # 259 tokens are not even: embeddings are whole along `tensor`
-        shared_out(many, sizes[1] * sizes[2], slack=1.1 if sizes[2] == 1 else 1.3)
+        shared_out(many, sizes[1] * sizes[2], slack=1.1 if sizes[2] == 1 else slack)
 
 
 def test_ppo(folder):
@@ -158,7 +171,8 @@ def test_ppo(folder):
 def test_ppo_with_adapters_and_a_critic_of_its_own(folder):
     more = {"lora.rank": 4, "ppo.critic": "separate", "ppo.num-minibatches": 1}
     more |= {"ppo.gradient-accumulation": 2}
-    compare(folder, "ppo", on_policy(folder, "ppo") | more, [(2, 2, 2)])
+    # of the two halves of an adapter `tensor` shares out one
+    compare(folder, "ppo", on_policy(folder, "ppo") | more, [(2, 2, 2)], slack=1.7)
 
 
 def test_ppo_under_an_action_mask(folder):
