@@ -14,8 +14,9 @@ from rljax.experiment import CHANGEABLE, OnlineDPOExperiment
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.mesh import open_mesh
-from rljax.training.on_policy import OnPolicy, train
+from rljax.training.on_policy import train
 from rljax.training.run import open_run
+from rljax.training.setup import OnPolicy
 
 
 def main(argv: list[str] | None = None) -> None:

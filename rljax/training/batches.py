@@ -19,7 +19,7 @@ from rljax.training.compilation import announce
 from rljax.types import Rollout, TrainState
 
 if TYPE_CHECKING:
-    from rljax.training.on_policy import OnPolicy
+    from rljax.training.setup import OnPolicy
 
 
 class Collected(NamedTuple):

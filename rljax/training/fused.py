@@ -28,7 +28,7 @@ from rljax.training.writer import MetricsWriter
 from rljax.types import Prompts, Rollout, TrainState
 
 if TYPE_CHECKING:
-    from rljax.training.on_policy import OnPolicy
+    from rljax.training.setup import OnPolicy
 
 Metrics = dict[str, jax.Array]
 
@@ -125,7 +125,7 @@ def train_step(
         best = setup.act_greedily(state, one_each[0])
         greedy = [jnp.repeat(reward.judge_tokens(one_each[0], best, one_each[1])[0], group)]
     key = role_key(seed, Role.SHUFFLING, step)
-    state, metrics = setup.update(state, rollout, scores, key, *greedy)
+    state, metrics = setup.programs.update(state, rollout, scores, key, *greedy)
     return sync(setup, state, step + 1), metrics, Batch(rollout, scores, components)
 
 
@@ -136,10 +136,12 @@ def sync(setup: OnPolicy, state: TrainState, done: jax.Array) -> TrainState:
     if every:
         mix = algorithm.ref_sync_mix
         state = jax.lax.cond(
-            done % every == 0, lambda s: setup.sync_reference(s, mix), lambda s: s, state
+            done % every == 0, lambda s: setup.programs.sync_reference(s, mix), lambda s: s, state
         )
     due = algorithm.mask_is_due(done)
-    return state if due is False else jax.lax.cond(due, setup.sync_mask, lambda s: s, state)
+    return (
+        state if due is False else jax.lax.cond(due, setup.programs.sync_mask, lambda s: s, state)
+    )
 
 
 def loop_steps(

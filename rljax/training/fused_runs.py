@@ -34,7 +34,7 @@ from rljax.training.fused import (
     make_table,
     train_step,
 )
-from rljax.training.on_policy import OnPolicy
+from rljax.training.setup import OnPolicy
 from rljax.types import TrainState
 
 COMMON = ("clip_eps", "clip_eps_high", "entropy_coef", "kl.coef", "kl.target", "kl.horizon")

@@ -21,9 +21,10 @@ from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.training.flags import validate
-from rljax.training.on_policy import OnPolicy, train
+from rljax.training.on_policy import train
 from rljax.training.optimizer import OptimizerConfig
 from rljax.training.run import open_run
+from rljax.training.setup import OnPolicy
 from tests.conftest import numbers
 
 REWARD = """

@@ -1,0 +1,132 @@
+"""The compiled functions of an on-policy step; `jit`, donation and placement stand here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from rljax.algorithms.actor_critic import (
+    Compose,
+    complete_mask,
+    complete_params,
+    make_act,
+    sync_mask,
+    sync_reference,
+)
+from rljax.algorithms.batch import OnPolicyConfig
+from rljax.models.transformer import Model
+from rljax.parallel import over_rows
+from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.scoring import make_score
+from rljax.training.mesh import Placement
+from rljax.types import Completions, Prompts, Rollout, TrainState
+
+Policies = tuple[Any, Any, Any]
+"""What samples and scores: what is trained, the reference, the masking policy or None."""
+
+
+def policies_of(state: TrainState) -> Policies:
+    """Return what samples and scores of a state."""
+    return state.params, state.ref_params, state.mask_params
+
+
+class Programs(NamedTuple):
+    """What runs on the devices in a step."""
+
+    act: dict[int, Any]
+    """By rows that share a prompt, 1 or the algorithm's: (policies, prompts, key) ->
+    Completions."""
+    act_greedily: Any
+    """The same at temperature 0, one row a prompt."""
+    refer: dict[int, Any]
+    """By rows that share a prompt: (policies, (prompts, completions)) -> the reference's log-probs,
+    the masking policy's states."""
+    log_probs: Any
+    """(policies, rollout) -> log-probs of the policy [B, C], as the learner computes them."""
+    update: Any
+    """(state, rollout, scores, key, ...) -> state, metrics; the state is donated."""
+    sync_reference: Any
+    """(state, mix) -> state; donated."""
+    sync_mask: Any
+    """state -> state; donated."""
+
+
+class Acting(NamedTuple):
+    """What the policies of a run are made and ended by."""
+
+    model: Model
+    sampling: SamplingConfig
+    algorithm: OnPolicyConfig
+    ends: Sequence[int]
+    """Token ids that end a completion."""
+    pad_token_id: int
+    compose: Compose
+
+    def complete(self, policies: Policies) -> tuple[Any, Any]:
+        """Give what is trained, and the masking policy, all of their parameters."""
+        params, base, masking = policies
+        whole = complete_params(self.compose, params, base)
+        return whole, complete_mask(self.compose, masking, base)
+
+    def sampler(self, *, greedy: bool = False, group: int = 1) -> Any:
+        """Build (policies, prompts, key) -> Completions."""
+        algorithm, sampling = self.algorithm, self.sampling
+        act = make_act(
+            self.model,
+            dataclasses.replace(sampling, temperature=0.0) if greedy else sampling,
+            self.ends,
+            self.pad_token_id,
+            truncate_token=algorithm.truncate_token,
+            truncate_after=algorithm.truncate_after,
+            action_mask=algorithm.action_mask,
+            group=group,
+        )
+
+        def local(policies: Policies, prompts: Prompts, key: jax.Array) -> Completions:
+            params, mask_params = self.complete(policies)
+            return act(params, prompts, key, mask_params)
+
+        return lambda *args: over_rows(local)(*args)
+
+    def scorers(self, group: int) -> tuple[Any, Any]:
+        """Build the reference's and the policy's scoring, see `Programs`."""
+        score = make_score(self.model, self.sampling, self.ends, rows=self.algorithm.score_rows)
+
+        def refer(policies: Policies, text: tuple[Prompts, Completions]) -> Any:
+            _, base, masking = policies
+            mask_params = complete_mask(self.compose, masking, base)
+            scored = score(base, *text, mask_params, group=group)
+            return scored.log_probs, scored.mask_hidden
+
+        def log_probs(policies: Policies, rollout: Rollout) -> jax.Array:
+            params, mask_params = self.complete(policies)
+            text = (rollout.prompts, rollout.completions)
+            masking = (mask_params, rollout.mask_hidden)
+            return score(params["policy"], *text, *masking, group=group).log_probs
+
+        return (lambda *args: over_rows(refer)(*args), lambda *args: over_rows(log_probs)(*args))
+
+
+def make_programs(
+    acting: Acting, update: Any, placement: Placement, state_shapes: Callable[[], TrainState]
+) -> Programs:
+    """Compile (when they are first called) the functions of a step.
+
+    update: (state, rollout, scores, key, ...) -> state, metrics. state_shapes: of which shapes a
+    state is, and where its arrays stand.
+    """
+    jit, sizes = placement.jit, {1, acting.algorithm.sampled_group}
+    scorers = {size: acting.scorers(size) for size in sizes}
+    kept = placement.outputs(state_shapes)
+    return Programs(
+        act={size: jit(acting.sampler(group=size)) for size in sizes},
+        act_greedily=jit(acting.sampler(greedy=True)),
+        refer={size: jit(scorers[size][0]) for size in sizes},
+        log_probs=jit(scorers[acting.algorithm.sampled_group][1]),
+        update=jit(update, donate_argnums=0, **placement.outputs(state_shapes, rest=True)),
+        sync_reference=jit(sync_reference, static_argnums=1, donate_argnums=0, **kept),
+        sync_mask=jit(sync_mask, donate_argnums=0, **kept),
+    )

@@ -1,0 +1,264 @@
+"""What an on-policy run consists of: model, task, compiled functions; nothing that changes in it.
+
+An algorithm is its `make_update` and a config; what all of them share is here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from rljax.algorithms.actor_critic import (
+    init_state,
+)
+from rljax.errors import UserError
+from rljax.experiment import OnPolicyExperiment
+from rljax.kl import make_kl_controller
+from rljax.models.flops import forward_flops
+from rljax.models.trainable import make_trainable
+from rljax.rewards.combined import require_token_rewards
+from rljax.rollout.agreement import check_ratio, check_start_kl
+from rljax.rollout.keys import Role, role_key
+from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
+from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
+from rljax.training import processes
+from rljax.training.compilation import announce
+from rljax.training.fused import Fused
+from rljax.training.judging import FirstJudges
+from rljax.training.mesh import Placement, host_memory, make_layout
+from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.policies import build_model, load_start
+from rljax.training.processes import to_host
+from rljax.training.programs import Acting, make_programs, policies_of
+from rljax.training.throughput import matmul_rate
+from rljax.types import Completions, Prompts, Rollout, TrainState
+
+
+class OnPolicy:
+    """Everything that does not change during a run: model, task and compiled functions.
+
+    Args:
+      config: the experiment.
+      make_update: (model, algorithm, sampling, eos_token_ids, optimizer, compose) -> update.
+      critic: where values come from.
+      mesh: the devices; None: one.
+    """
+
+    def __init__(
+        self,
+        config: OnPolicyExperiment,
+        make_update: Callable[..., Any],
+        critic: Literal["shared", "separate", "none"],
+        mesh: Mesh | None = None,
+    ) -> None:
+        algorithm = config.algorithm
+        self.config, self.algorithm, self.critic = config, algorithm, critic
+        self.make_update = make_update
+        if config.fused_steps:
+            require_token_rewards(config.task.rewards)
+        with host_memory(mesh):
+            self.pretrained = load_start(config)
+        self.model = build_model(config.model, self.pretrained)
+        self.placement = Placement(make_layout(mesh, self.model.config))
+        mask, vocabulary = algorithm.action_mask, self.model.config.vocab_size
+        if mask is not None and mask.min_tokens >= vocabulary:
+            raise UserError(
+                f"mask_min_tokens is {mask.min_tokens}, but the model has only {vocabulary} "
+                "tokens: nothing would be masked; lower it"
+            )
+        self.tokenizer = self.pretrained.tokenizer
+        room = self.model.config.context_length - config.sampling.max_new_tokens
+        self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
+        if processes.count() > 1:
+            self.task = dataclasses.replace(self.task, reward=FirstJudges(self.task.reward))
+        self.ends = (
+            *self.pretrained.eos_token_ids,
+            *stop_token_ids(config.task, self.tokenizer),
+        )
+        print(self.task.summary)
+        if config.eval_prompts > len(self.task.held_out):
+            raise UserError(
+                f"eval_prompts is {config.eval_prompts}, but only {len(self.task.held_out)} "
+                "prompts are held out: lower it, or raise --task.held-out-fraction"
+            )
+        self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
+        self.trainable = make_trainable(config.lora, config.train_layers)
+        self._build()
+        self.fused = Fused(self) if config.fused_steps else None
+
+    def _build(self) -> None:
+        """Build what depends on the config's numbers."""
+        config, algorithm = self.config, self.algorithm
+        updates = algorithm.num_epochs * algorithm.num_minibatches
+        self.optimizer = make_optimizer(
+            config.optimizer, num_steps=config.steps, updates_per_step=updates
+        )
+        compose, ends = self.trainable.compose, self.ends
+        made = (self.model, algorithm, config.sampling, ends, self.optimizer, compose)
+        pad = self.pretrained.pad_token_id
+        acting = Acting(self.model, config.sampling, algorithm, ends, pad, compose)
+        self.programs = make_programs(
+            acting, self.make_update(*made), self.placement, self.state_shapes
+        )
+
+    def with_numbers(self, config: OnPolicyExperiment, params: Any) -> OnPolicy:
+        """Return the same with other numbers in its config and other parameters to start from.
+
+        Both may be traced: a program over many runs gets them as arguments.
+        """
+        other = copy.copy(self)
+        other.config, other.algorithm = config, config.algorithm
+        other.pretrained = dataclasses.replace(self.pretrained, params=params)
+        other._build()
+        return other
+
+    def act(
+        self, state: TrainState, prompts: Prompts, key: jax.Array, group: int = 1
+    ) -> Completions:
+        """Sample completions of the policy, masked where there is a masking policy.
+
+        group: 1, or the algorithm's where so many rows in turn have one prompt.
+        """
+        return to_host(
+            self.programs.act[group](policies_of(state), self.placement.rows(prompts), key)
+        )
+
+    def act_greedily(self, state: TrainState, prompts: Prompts) -> Completions:
+        """Write the policy's most probable completions, token by token."""
+        rows = self.placement.rows(prompts)
+        return to_host(self.programs.act_greedily(policies_of(state), rows, jax.random.key(0)))
+
+    def rollout(
+        self, state: TrainState, prompts: Prompts, made: Completions, group: int = 1
+    ) -> Rollout:
+        """Add to completions what the reference thinks of them, under the same mask."""
+        text = self.placement.rows((prompts, made))
+        log_probs, mask_hidden = to_host(self.programs.refer[group](policies_of(state), text))
+        return Rollout(prompts, made, log_probs, mask_hidden)
+
+    def first_state(self) -> TrainState:
+        """Make the state of step 0."""
+        return self.placement.make(self._state_of, self.pretrained.params)
+
+    def state_shapes(self) -> TrainState:
+        """Say of which shapes a state is, and where its arrays stand."""
+        return self.placement.like(jax.eval_shape(self._state_of, self.pretrained.params))
+
+    def _state_of(self, params: Any) -> TrainState:
+        policy, base = self.trainable.split(params, jax.random.key(self.config.seed))
+        whole = policy is base
+        return init_state(
+            policy if whole else jax.tree.map(jnp.copy, policy),
+            self.model.config.hidden_size,
+            self.optimizer,
+            critic=self.critic,
+            kl_coef=make_kl_controller(self.algorithm.kl).init(),
+            base=None if whole else base,
+            masked=self.algorithm.action_mask is not None,
+        )
+
+    def saved_part(self, state: TrainState) -> TrainState:
+        """Leave out of checkpoints what the config gives back: a reference that never moves."""
+        return state if self.algorithm.ref_sync_every else state._replace(ref_params={})
+
+    def training_batch(self, step: int) -> tuple[np.ndarray, Prompts]:
+        """Draw the prompts of a step: a pure function of seed and step."""
+        c, prompts = self.config, self.task.train
+        distinct = batch_indices(
+            step,
+            size=len(prompts),
+            batch_size=self.algorithm.batch_size // self.algorithm.samples_per_prompt,
+            seed=c.seed,
+        )
+        indices = np.repeat(distinct, self.algorithm.samples_per_prompt)
+        pad = self.pretrained.pad_token_id
+        return indices, make_batch(prompts, indices, pad_id=pad, multiple=c.prompt_multiple)
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """Judge the policy on the held-out prompts, with the same noise every time."""
+        key = role_key(self.config.seed, Role.EVALUATION)
+        with announce("the sampler"):
+            return evaluate(
+                lambda batch: self.act(state, batch, key),
+                lambda *batch: self.rollout(state, *batch).ref_log_probs,
+                self.task,
+                self.task.held_out,
+                np.arange(self.config.eval_prompts),
+                tokenizer=self.tokenizer,
+                pad_id=self.pretrained.pad_token_id,
+                batch_size=self.algorithm.batch_size,
+                multiple=self.config.prompt_multiple,
+            )
+
+    def greedy_scores(self, state: TrainState, step: int) -> tuple[jax.Array, ...]:
+        """Judge the greedy completions of a step's prompts, [B]; nothing where not asked for."""
+        if not self.algorithm.wants_greedy:
+            return ()
+        group = self.algorithm.samples_per_prompt
+        indices, prompts = self.training_batch(step)
+        one_each = jax.tree.map(lambda x: x[::group], prompts)
+        with announce("the greedy sampler"):
+            made = self.act_greedily(state, one_each)
+        texts = decode_completions(self.tokenizer, made)
+        judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
+        return (jnp.repeat(jnp.asarray(judged.scores), group),)
+
+    def step_flops(self, prompt_slots: int) -> float:
+        """Count the operations of a step: sampling, reference, and the update's passes."""
+        model, batch = self.model.config, self.algorithm.batch_size
+        new = self.config.sampling.max_new_tokens
+        prompts = batch // self.algorithm.sampled_group
+        read = forward_flops(
+            model, prompts * prompt_slots, attended=prompt_slots / 2, head_tokens=0
+        )
+        attended = prompt_slots + new / 2
+        critic = read + forward_flops(model, batch * new, attended=attended, head_tokens=0)
+        forward = read + forward_flops(
+            model, batch * new, attended=attended, head_tokens=batch * new
+        )
+        own = self.critic == "separate"
+        masked = self.algorithm.action_mask is not None
+        passes = 3 * self.algorithm.num_epochs
+        masking = 2 * forward + self.algorithm.num_epochs * (forward - critic)  # the head again
+        return 2 * forward + own * critic + passes * (forward + own * critic) + masked * masking
+
+    @functools.cached_property
+    def peak(self) -> float:
+        """FLOP/s of a matrix product on this machine, measured once."""
+        return matmul_rate(jnp.dtype(self.config.model.dtype))
+
+    def rates(
+        self, step: int, seconds: dict[str, float], *, tokens: float, width: int
+    ) -> dict[str, float]:
+        """Describe how a step went: its learning rate, the seconds of its parts, its speed.
+
+        tokens: real tokens of its completions; width: prompt slots.
+        """
+        config = self.config
+        total = sum(seconds.values())
+        return {f"time/{part}_s": value for part, value in seconds.items()} | {
+            "optim/learning_rate": float(self.learning_rate(step)) * config.optimizer.learning_rate,
+            "perf/tokens_per_s": tokens / total,
+            "perf/model_flops_utilisation": self.step_flops(width) / total / self.peak,
+        }
+
+    def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:
+        """Stop before anything is learnt if sampler, learner or reference disagree."""
+        config = self.config
+        if config.model.dtype != "float32":
+            return
+        if config.max_ratio_gap is not None:
+            scored = to_host(
+                self.programs.log_probs(policies_of(state), self.placement.rows(rollout))
+            )
+            check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
+        if config.max_start_kl is not None and int(state.step) == 0:
+            check_start_kl(rollout, tolerance=config.max_start_kl)
