@@ -112,11 +112,11 @@ def best_and_worst(scores: jax.Array, good: jax.Array, group_size: int) -> jax.A
 
 def choose_pairs(
     rollout: Rollout, scores: jax.Array, good: jax.Array, group_size: int
-) -> tuple[PreferenceBatch, jax.Array]:
-    """Pair the best with the worst completion of each prompt: a batch of n pairs, and signs [B].
+) -> tuple[PreferenceBatch, jax.Array, jax.Array]:
+    """Pair the best with the worst completion of each prompt: n pairs, their rows [n, 2], signs.
 
     Groups whose judged completions all have one score, or of which fewer than two are judged, have
-    weight 0 (the others 1). signs: 1 on chosen completions, -1 on rejected ones, 0 else.
+    weight 0 (the others 1). signs [B]: 1 on chosen completions, -1 on rejected ones, 0 else.
     """
     places = best_and_worst(scores, good, group_size)
     judged = jnp.sum(good.reshape(-1, group_size), axis=1)
@@ -135,7 +135,7 @@ def choose_pairs(
         weights=weights,
     )
     signs = jnp.zeros(scores.shape).at[places[:, 0]].add(weights).at[places[:, 1]].add(-weights)
-    return batch, signs
+    return batch, places, signs
 
 
 # ---------------------------------------------------------------------------------------- Loss
@@ -207,8 +207,7 @@ def make_update(
         final, moments = final_scores(
             config, eos_token_ids, state.score_moments, rollout, scores, good
         )
-        batch, signs = choose_pairs(rollout, final, good, config.samples_per_prompt)
-        places = best_and_worst(final, good, config.samples_per_prompt)
+        batch, places, signs = choose_pairs(rollout, final, good, config.samples_per_prompt)
         old = jnp.sum(rollout.completions.log_probs, axis=1)[places]
         mask = rollout.completions.mask
         advantages = jnp.where(mask, signs[:, None], 0)

@@ -32,7 +32,8 @@ def rollout(world):
 def test_the_best_and_the_worst_of_each_prompt_make_its_pair(rollout):
     scores = jnp.array([3.0, 1.0, 2.0, 0.0, 5.0, 5.0, 5.0, 5.0])
     good = jnp.array([True, True, True, False, True, True, True, True])
-    batch, signs = choose_pairs(rollout, scores, good, 4)
+    batch, places, signs = choose_pairs(rollout, scores, good, 4)
+    np.testing.assert_array_equal(places[0], [0, 1])
     tokens = rollout.completions.tokens
     np.testing.assert_array_equal(batch.tokens[0], tokens[jnp.array([0, 1])])
     np.testing.assert_array_equal(batch.weights, [1, 0])  # the second group is of one mind
