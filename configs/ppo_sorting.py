@@ -1,7 +1,14 @@
 """PPO on sorting letters, from the start of configs/grpo_sorting.py: what a critic is worth there.
 
 Same words, batches and number of completions; one for each prompt, and a value head on the policy's
-trunk in place of the group.
+trunk in place of the group. Measured on the same 200 held-out words, 95% intervals:
+
+    seed   before                 after                  KL (nats)
+    0      0.485 [0.415, 0.555]   0.895 [0.850, 0.935]   0.63
+    1      0.490 [0.420, 0.560]   0.860 [0.810, 0.905]   0.70
+    2      0.475 [0.405, 0.545]   0.895 [0.850, 0.935]   0.93
+
+Start to end a run needs 55 to 58 s of one core's time, compilation and both evaluations included.
 
     python experiments/pretrain.py --config configs/pretrain_sorting.py --workdir runs/sorting
     python experiments/ppo.py --config configs/ppo_sorting.py

@@ -6,6 +6,9 @@ places ("acbd"). The model learns to sort and learns the slips too: at temperatu
 about half of the words, which leaves RL something to learn on every one. RL goes on with the same
 split (configs/grpo_sorting.py, ppo_sorting.py): its held-out words were never demonstrated.
 
+After 500 steps the held-out loss is 0.34 nats a token, and 0.485 [0.415, 0.555] of 200 held-out
+words are sorted at temperature 1; beside ten other programs that took 100 s on one core.
+
     python experiments/pretrain.py --config configs/pretrain_sorting.py --workdir runs/sorting
 """
 
