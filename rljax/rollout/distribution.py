@@ -38,7 +38,7 @@ class SamplingConfig:
     """Keep tokens of at least min_p times the largest probability; 0: all."""
     slots: int | None = None
     """Completions that are written at once: when one ends, the next prompt takes its place. The
-    text is the same; None, or not fewer than the batch: all at once."""
+    text is the same; None, or not fewer than the batch: all at once. On a mesh: on each device."""
 
     def validate(self) -> None:
         """Raise ValueError on values that mean nothing."""
