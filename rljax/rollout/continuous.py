@@ -35,6 +35,7 @@ from rljax.rollout.sampler import (
     require_context,
     sampling_noise,
 )
+from rljax.rollout.scoring import whole_group
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -296,7 +297,14 @@ def make_continuous_sampler(
 
         noise = sampling_noise(key, prompts, length)
         queue = Queue(
-            model, policies, prompts, noise, choose_for, ends, size, math.gcd(size, group)
+            model,
+            policies,
+            prompts,
+            noise,
+            choose_for,
+            ends,
+            size,
+            math.gcd(size, whole_group(group, len(prompts.tokens))),
         )
         end = queue.drain(queue.run(queue.start(slots, pad_token_id)))
         return end.made._replace(mask=jnp.arange(length) < end.lengths[:, None])

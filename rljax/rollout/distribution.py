@@ -9,6 +9,7 @@ V vocabulary; `axis` is where it lies (rows [..., V]: -1, columns [V, B]: 0).
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ class SamplingConfig:
     """Keep tokens of at least min_p times the largest probability; 0: all."""
     slots: int | None = None
     """Completions that are written at once: when one ends, the next prompt takes its place. The
-    text is the same; None, or not fewer than the batch: all at once."""
+    text is the same; None, or not fewer than the batch: all at once. On a mesh: on each device."""
 
     def validate(self) -> None:
         """Raise ValueError on values that mean nothing."""
@@ -179,14 +180,17 @@ def _one_hot(taken: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     return jnp.arange(shape[axis]).reshape(ids) == taken
 
 
-def inverse_cdf(weights: jax.Array, uniform: jax.Array, chunk: int = 256) -> jax.Array:
+def inverse_cdf(weights: jax.Array, uniform: jax.Array, chunk: int | None = None) -> jax.Array:
     """Draw an index per column in proportion to its weights: [V, B], [B] in [0, 1) -> [B] int32.
 
     Two levels: the chunk of the vocabulary first, the token inside it second; one uniform number
     per draw, where a Gumbel per vocabulary entry costs twenty times as much on a CPU. An entry of
-    weight 0 is never drawn. Every column needs a positive weight.
+    weight 0 is never drawn. Every column needs a positive weight. chunk: entries; None: about as
+    many as there are chunks, at most 256.
     """
     size, batch = weights.shape
+    if chunk is None:
+        chunk = min(256, 2 ** math.ceil(math.log2(size) / 2))
     chunks = -(-size // chunk)
     padded = jnp.pad(weights, ((0, chunks * chunk - size), (0, 0))).reshape(chunks, chunk, batch)
     sums = jnp.sum(padded, axis=1)  # [chunks, B]

@@ -49,11 +49,11 @@ def sampler(model, sampling, mask=None, **options):
 
 
 @functools.lru_cache
-def prompts(group=1) -> Prompts:
-    rows = jnp.arange(ROWS) // group
-    tokens = jax.random.randint(jax.random.key(5), (ROWS, WIDTH), 0, 61)
-    mask = jnp.arange(WIDTH) >= (jnp.arange(ROWS) % 5)[:, None]
-    return Prompts(tokens[rows], mask[rows], rows, jnp.arange(ROWS) % group)
+def prompts(group=1, number=ROWS) -> Prompts:
+    rows, samples = jnp.arange(number) // group, jnp.arange(number) % group
+    tokens = jax.random.randint(jax.random.key(5), (number, WIDTH), 0, 61)
+    mask = jnp.arange(WIDTH) >= (jnp.arange(number) % 5)[:, None]
+    return Prompts(tokens[rows], mask[rows], rows, samples)
 
 
 def slots(number, **changes) -> SamplingConfig:
@@ -133,10 +133,12 @@ def test_every_way_to_sample(changes):
 @pytest.mark.parametrize(("size", "group"), [(1, 1), (2, 4), (5, 4)])
 def test_refills_of_any_size_and_groups_that_share_a_prompt(size, group):
     model, params = policy("llama")
-    rows = prompts(group)
+    rows = prompts(group, 12)
     plain = sampler(model, SAMPLING)(params, None, rows, KEY)
     refilled = sampler(model, slots(5), group=group, refill_size=size)
     same(refilled(params, None, rows, KEY), plain)
+    part, made = jax.tree.map(lambda x: x[1:], (rows, plain))  # begins within a group
+    same(refilled(params, None, part, KEY), made)
     with pytest.raises(ValueError, match="refill_size is 6"):
         sampler(model, slots(5), refill_size=6)
 
