@@ -38,6 +38,9 @@ class OnPolicyConfig:
     """Completions a step (episodes)."""
     samples_per_prompt: int = 1
     """Completions of each prompt in a batch."""
+    share_prompts: bool = True
+    """Compute a prompt once for all of its completions: in sampling, in scoring, and in the update
+    where minibatches and their parts hold whole groups; minibatches are then shuffled by group."""
     num_epochs: int = 4
     """Passes over each batch."""
     num_minibatches: int = 1
@@ -68,6 +71,16 @@ class OnPolicyConfig:
     """Share of the policy in the reference after a move; 1: reset to the policy."""
     score_rows: int = 1024
     """Tokens whose logits exist at once when completions are scored."""
+
+    @property
+    def sampled_group(self) -> int:
+        """Rows of a batch that share the computation of a prompt."""
+        return self.samples_per_prompt if self.share_prompts else 1
+
+    @property
+    def learnt_group(self) -> int:
+        """Rows of a minibatch's part that share it: all of a prompt's, or each has its own."""
+        return 1 if self.pass_rows[0] % self.sampled_group else self.sampled_group
 
     @property
     def pass_rows(self) -> tuple[int, str]:
@@ -181,11 +194,12 @@ def make_batch_learner(
     optimizer: optax.GradientTransformation,
     compose: Compose,
     loss: Callable[[Params, Any, Any], tuple[jax.Array, Metrics]],
+    group: int = 1,
 ) -> Learn:
     """Build the optimizer's passes over a batch as configured; frozen is (base, context).
 
     loss: (whole parameters, context, minibatch) -> loss, metrics. context: what else it reads that
-    no pass changes, such as the KL coefficient.
+    no pass changes, such as the KL coefficient. group: rows in turn that stay together.
     """
 
     def composed(
@@ -200,6 +214,7 @@ def make_batch_learner(
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
         parts=config.gradient_accumulation,
+        group=group,
     )
 
 

@@ -206,6 +206,8 @@ ONE_DEVICE = Placement()
 
 
 def _put(leaf: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.core.Tracer):  # inside a program, which shares out by itself
+        return leaf
     if isinstance(leaf, jax.Array) and (leaf.sharding == sharding or sharding.is_fully_addressable):
         return jax.device_put(leaf, sharding)
     whole = np.asarray(leaf)

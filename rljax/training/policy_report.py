@@ -34,6 +34,14 @@ def completion_rows(
     ]
 
 
+def log_spread(writer: MetricsWriter, step: int, scores: np.ndarray, lengths: np.ndarray) -> None:
+    """Show how the scores and lengths [B] of a batch spread; NaN, a failed reward, is left out."""
+    good = scores[np.isfinite(scores)]
+    if good.size:
+        writer.histogram(step, "objective/scores", good)
+    writer.histogram(step, "completion/length", lengths)
+
+
 def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None:
     """Write an evaluation's means, those of several rewards one by one, and its completions."""
     interval = bootstrap_mean(result.scores)
