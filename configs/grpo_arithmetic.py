@@ -22,25 +22,26 @@ config = GRPOExperiment(
     model=ModelConfig(source="smollm2-135m-instruct"),
     task=TaskConfig(
         prompts=(
-            "reasoning-gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&size=3000"
-            "+products?min_terms=2&max_terms=2&min_digits=1&max_digits=1&size=100"
+            "reasoning-gym:products?min_terms=2&max_terms=2&min_digits=1&max_digits=1&size=400"
+            "+chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=2&size=500"
         ),
         prompt_tokens=None,
+        template="{prompt}\nAnswer:",
         few_shot=1,
-        held_out_fraction=0.2,
+        held_out_fraction=0.45,
         stop_token="\n",
         reward="exact_match",
     ),
     sampling=SamplingConfig(max_new_tokens=6, temperature=0.7),
     grpo=GRPOConfig(
-        batch_size=64,
-        samples_per_prompt=4,
+        batch_size=128,
+        samples_per_prompt=8,
         num_minibatches=1,
-        kl=KLConfig(coef=0.02, estimator="k3"),
+        kl=KLConfig(coef=0.005, estimator="k3"),
         gradient_accumulation=2,
     ),
-    optimizer=OptimizerConfig(learning_rate=1.5e-5, schedule="linear", adam_eps=1e-5),
-    steps=36,
+    optimizer=OptimizerConfig(learning_rate=1e-5, schedule="linear", adam_eps=1e-5),
+    steps=64,
     eval_prompts=200,
 )
 

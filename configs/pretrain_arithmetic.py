@@ -32,10 +32,10 @@ config = PretrainExperiment(
         adam_b2=0.98,
         adam_eps=1e-8,
     ),
-    steps=600,
+    steps=1500,
     eval_batches=None,
     eval_every=100,
-    checkpoint_every=200,
+    checkpoint_every=500,
 )
 
 variants = {
