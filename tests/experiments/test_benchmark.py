@@ -88,3 +88,24 @@ def test_what_is_wrong_is_said(fails, tmp_path):
     tiny = ["--model", "shape:tiny-gpt2"]
     assert "context is 256" in fails("benchmark", *tiny, "--prompt", 200, "--new", 100)
     assert "repeats is 0" in fails("benchmark", *tiny, "--repeats", 0)
+
+
+@pytest.mark.slow
+def test_fused_training_is_measured(script, tmp_path, capsys, quick_programs):
+    file = tmp_path / "fused.json"
+    sizes = ["--batch", "16", "--new", "2", "--steps", "1", "--seeds", "2", "--repeats", "1"]
+    script("benchmark_fused").main([*sizes, "--json", str(file)])
+    rows = json.loads(file.read_text())["results"]
+    assert list(rows) == ["loop", "fused", "one by one", "vmap", "map"]
+    for row in rows.values():
+        assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"] and row["compile_s"] > 0
+    assert rows["vmap"]["ratio"] == pytest.approx(
+        rows["vmap"]["median_s"] / rows["one by one"]["median_s"]
+    )
+    out = capsys.readouterr().out
+    assert all(f"\n{name} " in out for name in rows)
+
+
+def test_what_cannot_be_measured_fused_is_said(fails):
+    assert "batch is 8; it must be a multiple of 16" in fails("benchmark_fused", "--batch", 8)
+    assert "repeats is 0" in fails("benchmark_fused", "--repeats", 0)
