@@ -88,6 +88,8 @@ class Benchmark:
     """Prompt tokens."""
     new: int = 64
     """Completion tokens."""
+    group: int = 1
+    """Sequences of one prompt, which sampling, scoring and update compute once for all of them."""
     minibatches: int = 1
     """Optimizer updates in the one epoch of an update."""
     accumulation: int = 1
@@ -103,11 +105,14 @@ class Benchmark:
 
     def validate(self) -> None:
         """Raise ValueError for sizes that mean nothing."""
-        for name in ("batch", "prompt", "new", "repeats", "minibatches", "accumulation"):
+        counts = ("batch", "prompt", "new", "group", "repeats", "minibatches", "accumulation")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch % (self.minibatches * self.accumulation):
             raise ValueError("batch must be a multiple of minibatches x accumulation")
+        if self.batch % self.group:
+            raise ValueError("batch must be a multiple of group")
 
 
 def load(flags: Benchmark) -> tuple[Model, Any]:
@@ -171,14 +176,18 @@ def peak_memory() -> dict[str, float | None]:
 def part_work(flags: Benchmark, config: TransformerConfig) -> dict[str, tuple[int, float]]:
     """Count the tokens and the model's FLOPs of each part."""
     batch, prompt, new = flags.batch, flags.prompt, flags.new
+    prompts = batch // flags.group
     # Every token sees itself and those before it; the last one is never an input.
-    inputs = prompt + new - 1
-    prefill = forward_flops(config, batch * prompt, attended=(prompt + 1) / 2, head_tokens=batch)
-    whole = forward_flops(
-        config, batch * inputs, attended=(inputs + 1) / 2, head_tokens=batch * new
+    prefill = forward_flops(
+        config, prompts * prompt, attended=(prompt + 1) / 2, head_tokens=prompts
     )
+    read = forward_flops(config, prompts * prompt, attended=(prompt + 1) / 2, head_tokens=0)
+    written = forward_flops(
+        config, batch * (new - 1), attended=prompt + new / 2, head_tokens=batch * new
+    )
+    whole = read + written
     return {
-        "prefill": (batch * prompt, prefill),
+        "prefill": (prompts * prompt, prefill),
         "decode": (batch * new, whole),
         "score": (batch * (prompt + new), whole),
         "update": (batch * (prompt + new), 3 * whole),
@@ -205,16 +214,20 @@ class Parts:
             for key, length in zip(keys, (flags.prompt, flags.new), strict=True)
         )
         rows = jnp.arange(flags.batch)
-        self.prompts = Prompts(tokens, jnp.ones(tokens.shape, bool), rows, jnp.zeros_like(rows))
+        tokens = tokens[rows // flags.group * flags.group]
+        samples = rows % flags.group
+        self.prompts = Prompts(tokens, jnp.ones(tokens.shape, bool), rows - samples, samples)
         zeros = jnp.zeros(written.shape)
         self.made = Completions(written, jnp.ones(written.shape, bool), zeros, zeros)
 
     def prefill(self) -> dict[str, Any]:
         """Fill the cache with the prompts and compute the next token's logits."""
         model, slots = self.model, self.flags.prompt + self.flags.new
+        group = self.flags.group
 
         def start(params: Any, prompts: Prompts) -> Any:
-            hidden, cache = model.prefill(params, prompts.tokens, prompts.mask, slots)
+            tokens, mask = prompts.tokens[::group], prompts.mask[::group]
+            hidden, cache = model.prefill(params, tokens, mask, slots, group)
             return model.head_columns(params, hidden[:, -1].T), cache
 
         program, cost = build(jax.jit(start), (self.params, self.prompts))
@@ -222,7 +235,7 @@ class Parts:
 
     def decode(self) -> dict[str, Any]:
         """Sample completions with the shipped sampler."""
-        sample = jax.jit(make_sampler(self.model, self.sampling, (), 0))
+        sample = jax.jit(make_sampler(self.model, self.sampling, (), 0, group=self.flags.group))
         arguments = (self.params, None, self.prompts, self.key)
         program, cost = build(sample, arguments)
         return cost | timed(lambda: program(*arguments), self.flags.repeats)
@@ -230,7 +243,7 @@ class Parts:
     def build_score(self) -> tuple[Any, dict[str, Any]]:
         """Compile the scoring of the completions."""
         score = make_score(self.model, self.sampling, ())
-        log_probs = jax.jit(lambda *batch: score(*batch).log_probs)
+        log_probs = jax.jit(lambda *batch: score(*batch, group=self.flags.group).log_probs)
         return build(log_probs, (self.params, self.prompts, self.made))
 
     def score(self) -> dict[str, Any]:
@@ -246,6 +259,7 @@ class Parts:
         rollout = Rollout(self.prompts, self.made._replace(log_probs=log_probs), log_probs)
         config = PPOConfig(
             batch_size=flags.batch,
+            samples_per_prompt=flags.group,
             num_epochs=1,
             num_minibatches=flags.minibatches,
             gradient_accumulation=flags.accumulation,

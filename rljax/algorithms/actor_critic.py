@@ -124,14 +124,16 @@ def critic_values(
     prompts: Prompts,
     completions: Completions,
     policy_hidden: jax.Array,
+    group: int = 1,
 ) -> jax.Array:
     """Compute values [B, C] before each completion token, 0 on padding.
 
-    policy_hidden: the policy trunk's states [B, C, D], which a shared critic reads.
+    policy_hidden: the policy trunk's states [B, C, D], which a shared critic reads. group: as
+    `completion_hidden`'s.
     """
     if "critic" in params:
         critic = params["critic"]
-        hidden = completion_hidden(model, critic["trunk"], prompts, completions)
+        hidden = completion_hidden(model, critic["trunk"], prompts, completions, group)
         values = apply_scalar_head(critic["value_head"], hidden)
     else:
         values = apply_scalar_head(params["value_head"], policy_hidden)
@@ -147,13 +149,14 @@ def make_act(
     truncate_token: int | None = None,
     truncate_after: int = 0,
     action_mask: ActionMask | None = None,
+    group: int = 1,
 ) -> Act:
     """Build act(params, prompts, key[, mask_params]) -> Completions: sample, truncate, value.
 
     Values of a shared critic come out of the decode; a separate critic runs once over the result.
-    action_mask, mask_params: as `make_sampler`'s.
+    action_mask, mask_params, group: as `make_sampler`'s.
     """
-    sample = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask)
+    sample = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask, group)
 
     def act(
         params: Params, prompts: Prompts, key: jax.Array, mask_params: Params | None = None
@@ -174,7 +177,7 @@ def make_act(
                 values=jnp.where(mask, made.values, 0),
             )
         if "critic" in params:
-            hidden = completion_hidden(model, params["critic"]["trunk"], prompts, made)
+            hidden = completion_hidden(model, params["critic"]["trunk"], prompts, made, group)
             values = apply_scalar_head(params["critic"]["value_head"], hidden)
             made = made._replace(values=jnp.where(made.mask, values, 0))
         return made
@@ -182,8 +185,11 @@ def make_act(
     return act
 
 
-def make_collect(act: Act, score: Score) -> Collect:
-    """Compose collect(params, ref_params, prompts, key[, mask_params]) -> Rollout."""
+def make_collect(act: Act, score: Score, group: int = 1) -> Collect:
+    """Compose collect(params, ref_params, prompts, key[, mask_params]) -> Rollout.
+
+    group: as `make_score`'s, for the reference.
+    """
 
     def collect(
         params: Params,
@@ -193,7 +199,7 @@ def make_collect(act: Act, score: Score) -> Collect:
         mask_params: Params | None = None,
     ) -> Rollout:
         completions = act(params, prompts, key, mask_params)
-        scored = score(ref_params, prompts, completions, mask_params)
+        scored = score(ref_params, prompts, completions, mask_params, group=group)
         return Rollout(prompts, completions, scored.log_probs, scored.mask_hidden)
 
     return collect

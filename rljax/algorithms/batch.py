@@ -38,6 +38,9 @@ class OnPolicyConfig:
     """Completions a step (episodes)."""
     samples_per_prompt: int = 1
     """Completions of each prompt in a batch."""
+    share_prompts: bool = True
+    """Compute a prompt once for all of its completions: in sampling, in scoring, and in the update
+    where minibatches and their parts hold whole groups; minibatches are then shuffled by group."""
     num_epochs: int = 4
     """Passes over each batch."""
     num_minibatches: int = 1
@@ -74,6 +77,17 @@ class OnPolicyConfig:
         """Rows whose gradient is computed at once, and what they are in terms of the flags."""
         rows = self.batch_size // (self.num_minibatches * self.gradient_accumulation)
         return rows, "batch_size / (num_minibatches x gradient_accumulation)"
+
+    @property
+    def sampled_group(self) -> int:
+        """Rows of a batch that share the computation of a prompt."""
+        return self.samples_per_prompt if self.share_prompts else 1
+
+    @property
+    def learnt_group(self) -> int:
+        """Rows of a minibatch's part that share it: all of a prompt's, or each has its own."""
+        part = self.batch_size // (self.num_minibatches * self.gradient_accumulation)
+        return 1 if part % self.sampled_group else self.sampled_group
 
     @property
     def further_batches(self) -> int:
@@ -181,11 +195,12 @@ def make_batch_learner(
     optimizer: optax.GradientTransformation,
     compose: Compose,
     loss: Callable[[Params, Any, Any], tuple[jax.Array, Metrics]],
+    group: int = 1,
 ) -> Learn:
     """Build the optimizer's passes over a batch as configured; frozen is (base, context).
 
     loss: (whole parameters, context, minibatch) -> loss, metrics. context: what else it reads that
-    no pass changes, such as the KL coefficient.
+    no pass changes, such as the KL coefficient. group: rows in turn that stay together.
     """
 
     def composed(
@@ -200,6 +215,7 @@ def make_batch_learner(
         num_epochs=config.num_epochs,
         num_minibatches=config.num_minibatches,
         parts=config.gradient_accumulation,
+        group=group,
     )
 
 

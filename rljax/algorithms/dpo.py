@@ -152,8 +152,9 @@ def make_preference_score(model: Model, rows: int) -> Score:
 
 def sequence_log_probs(score: Score, policy: Params, batch: PreferenceBatch) -> jax.Array:
     """Compute log pi(completion | prompt) of every completion: [B, K] float32, nats."""
-    log_probs = score(policy, *flat_rows(batch)).log_probs  # [B K, C]
-    return jnp.sum(log_probs, axis=1).reshape(batch.tokens.shape[:2])
+    shape = batch.tokens.shape[:2]
+    log_probs = score(policy, *flat_rows(batch), group=shape[1]).log_probs  # [B K, C]
+    return jnp.sum(log_probs, axis=1).reshape(shape)
 
 
 class Outcome(NamedTuple):

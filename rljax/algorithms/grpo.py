@@ -279,7 +279,8 @@ def loss_fn(
     """
     rollout, completions = batch.rollout, batch.rollout.completions
     mask, old = completions.mask, completions.log_probs
-    scored = score(params["policy"], rollout.prompts, completions)
+    group = config.learnt_group
+    scored = score(params["policy"], rollout.prompts, completions, group=group)
     log_probs = jnp.where(mask, scored.log_probs, 0)  # a failed completion's tokens are masked
     token_ratio = log_probs - old
     log_ratio = token_ratio
@@ -328,6 +329,7 @@ def make_update(
         optimizer,
         compose,
         lambda params, kl_coef, batch: loss_fn(params, kl_coef, batch, score=score, config=config),
+        config.learnt_group,
     )
 
     def update(

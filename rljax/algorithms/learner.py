@@ -41,6 +41,7 @@ def make_learner(
     num_epochs: int,
     num_minibatches: int,
     parts: int,
+    group: int = 1,
 ) -> Learn:
     """Build learn((params, opt_state), frozen, batch, prepare, key) -> the former, metrics [U].
 
@@ -49,7 +50,8 @@ def make_learner(
     computes on the whole minibatch what the loss reads (whitening, weights), before it is split
     into `parts` whose gradients are added. Metrics come back per optimizer update,
     U = num_epochs x num_minibatches, with `optim/grad_norm` among them. policy_factor: scales
-    gradients and updates of params["policy"] (0: it stands still); None: 1.
+    gradients and updates of params["policy"] (0: it stands still); None: 1. group: so many rows in
+    turn are shuffled as one.
     """
 
     def gradients(
@@ -89,7 +91,8 @@ def make_learner(
 
         size = jax.tree.leaves(batch)[0].shape[0]
         keys = jax.random.split(key, num_epochs)
-        orders = jax.vmap(lambda k: jax.random.permutation(k, size))(keys)
+        orders = jax.vmap(lambda k: jax.random.permutation(k, size // group))(keys)
+        orders = orders[..., None] * group + jnp.arange(group)
         return jax.lax.scan(one, carry, orders.reshape(num_epochs * num_minibatches, -1))
 
     return learn

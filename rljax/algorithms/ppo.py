@@ -191,8 +191,10 @@ def loss_fn(
     With a minibatch in parts, the parts' losses and metrics (but maxima) add up to the whole's.
     """
     rollout, completions = batch.rollout, batch.rollout.completions
-    scored = score(params["policy"], rollout.prompts, completions, mask_params, rollout.mask_hidden)
-    values = critic_values(model, params, rollout.prompts, completions, scored.hidden)
+    prompts, group = rollout.prompts, config.learnt_group
+    masking = (mask_params, rollout.mask_hidden)
+    scored = score(params["policy"], prompts, completions, *masking, group=group)
+    values = critic_values(model, params, prompts, completions, scored.hidden, group)
     policy_losses, clipped = clipped_policy_loss(
         scored.log_probs,
         completions.log_probs,
@@ -251,6 +253,7 @@ def make_update(
         lambda params, mask_params, batch: loss_fn(
             params, mask_params, batch, model=model, score=score, config=config
         ),
+        config.learnt_group,
     )
 
     def update(

@@ -114,6 +114,20 @@ class LayerCache(NamedTuple):
     """[B, K, S, h]."""
 
 
+class GroupMask(NamedTuple):
+    """What queries see where a row is a prompt and then the G completions of it, one by one.
+
+    N prompts of P slots, G completions of C slots each: T = P + G C.
+    """
+
+    prompt: jax.Array
+    """[N, P, P]: the prompt's tokens among themselves."""
+    prefix: jax.Array
+    """[N, C, P]: what the token in a completion slot sees of the prompt."""
+    own: jax.Array
+    """[N, G, C, C]: what it sees of its own completion; it sees no other."""
+
+
 class Attention(nn.Module):
     """Grouped-query attention with optional query/key norms and score soft-cap."""
 
@@ -150,11 +164,49 @@ class Attention(nn.Module):
             scores = c.attention_softcap * jnp.tanh(scores / c.attention_softcap)
         return jax.nn.softmax(jnp.where(mask, scores, NEGATIVE), axis=-1).astype(self.dtype)
 
+    def _mix(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+    ) -> jax.Array:
+        """Let queries [B, T, K, H / K, h] read keys and values [B, T, K, h]."""
+        scores = jnp.einsum("btkgh,bskh->bkgts", query, key)
+        weights = self._weights(scores, mask[:, None, None])
+        return jnp.einsum("bkgts,bskh->btkgh", weights, value)
+
+    def _mix_groups(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: GroupMask
+    ) -> jax.Array:
+        """Do the same where a row is a prompt and its G completions: a completion reads two parts.
+
+        The G completions read the prompt's keys as G C queries of one product.
+        """
+        rows, groups, length, _ = mask.own.shape
+        width: int = mask.prompt.shape[2]
+
+        def completions(x: jax.Array) -> jax.Array:
+            return x[:, width:].reshape(rows, groups, length, *x.shape[2:])
+
+        prompt_key, prompt_value = key[:, :width], value[:, :width]
+        prompt = self._mix(query[:, :width], prompt_key, prompt_value, mask.prompt)
+        reader = completions(query)
+        scores = jnp.concatenate(
+            [
+                jnp.einsum("njckgh,nskh->nkgjcs", reader, prompt_key),
+                jnp.einsum("njckgh,njskh->nkgjcs", reader, completions(key)),
+            ],
+            axis=-1,
+        )
+        prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, length, width))
+        seen = jnp.concatenate([prefix, mask.own], axis=-1)
+        weights = self._weights(scores, seen[:, None, None])
+        mixed = jnp.einsum("nkgjcs,nskh->njckgh", weights[..., :width], prompt_value)
+        mixed += jnp.einsum("nkgjcs,njskh->njckgh", weights[..., width:], completions(value))
+        return jnp.concatenate([prompt, mixed.reshape(rows, -1, *prompt.shape[2:])], axis=1)
+
     def __call__(
         self,
         x: jax.Array,  # [B, T, D]
         rope: tuple[jax.Array, jax.Array] | None,  # each [B, T, h / 2]
-        mask: jax.Array,  # [B, T, T], true where the query may see the key
+        mask: jax.Array | GroupMask,  # [B, T, T], true where the query may see the key
     ) -> tuple[jax.Array, LayerCache]:
         c = self.config
         batch, length, _ = x.shape
@@ -163,11 +215,12 @@ class Attention(nn.Module):
         value = self.value(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
         query, key = self._position(query, key, rope)
         query = query.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
-        scores = jnp.einsum("btkgh,bskh->bkgts", query, key)
-        weights = self._weights(scores, mask[:, None, None])
-        mixed = jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(batch, length, -1)
+        if isinstance(mask, GroupMask):
+            mixed = self._mix_groups(query, key, value, mask)
+        else:
+            mixed = self._mix(query, key, value, mask)
         cache = LayerCache(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
-        return self.out(mixed), cache
+        return self.out(mixed.reshape(batch, length, -1)), cache
 
     def decode(
         self,
@@ -176,9 +229,11 @@ class Attention(nn.Module):
         mask: jax.Array,  # [B, S], true where the new token may see the slot
         cache: LayerCache,
         slot: jax.Array,  # where the new token stands
+        prompt: LayerCache | None = None,  # of B / G prompts: the first P slots, G sequences' each
     ) -> tuple[jax.Array, LayerCache]:
         c = self.config
         batch = x.shape[1]
+        slot = slot if prompt is None else slot - prompt.keys.shape[-1]
         query = self.query(x, True).T.reshape(batch, c.num_heads, c.head_dim)
         key = self.key(x, True).T.reshape(batch, c.num_kv_heads, c.head_dim)
         value = self.value(x, True).T.reshape(batch, c.num_kv_heads, c.head_dim)
@@ -187,10 +242,35 @@ class Attention(nn.Module):
         keys = jax.lax.dynamic_update_slice(cache.keys, key[..., None], (0, 0, 0, slot))
         values = jax.lax.dynamic_update_slice(cache.values, value[:, :, None], (0, 0, slot, 0))
         query = query.reshape(batch, c.num_kv_heads, -1, c.head_dim)
-        scores = jnp.einsum("bkgh,bkhs->bkgs", query, keys.astype(self.dtype))
-        weights = self._weights(scores, mask[:, None, None])
-        mixed = jnp.einsum("bkgs,bksh->bkgh", weights, values.astype(self.dtype))
-        return self.out(mixed.reshape(batch, -1).T, True), LayerCache(keys, values)
+        cache = LayerCache(keys, values)
+        mixed = self._read(query, mask, cache if prompt is None else (prompt, cache))
+        return self.out(mixed.reshape(batch, -1).T, True), cache
+
+    def _read(
+        self, query: jax.Array, mask: jax.Array, cache: LayerCache | tuple[LayerCache, LayerCache]
+    ) -> jax.Array:
+        """Let one query per sequence [B, K, H / K, h] read a cache, or a prompt's and its own."""
+        if isinstance(cache, LayerCache):
+            scores = jnp.einsum("bkgh,bkhs->bkgs", query, cache.keys.astype(self.dtype))
+            weights = self._weights(scores, mask[:, None, None])
+            return jnp.einsum("bkgs,bksh->bkgh", weights, cache.values.astype(self.dtype))
+        prompt, own = cache
+        rows, _, _, width = prompt.keys.shape
+
+        def grouped(x: jax.Array) -> jax.Array:  # the queries that share a prompt
+            return x.reshape(rows, -1, *x.shape[1:])
+
+        shared = jnp.einsum("njkgh,nkhs->njkgs", grouped(query), prompt.keys.astype(self.dtype))
+        shared = shared.reshape(*query.shape[:3], width)
+        scores = jnp.einsum("bkgh,bkhs->bkgs", query, own.keys.astype(self.dtype))
+        weights = self._weights(jnp.concatenate([shared, scores], axis=-1), mask[:, None, None])
+        of_prompt, of_own = weights[..., :width], weights[..., width:]
+        mixed = jnp.einsum(
+            "njkgs,nksh->njkgh", grouped(of_prompt), prompt.values.astype(self.dtype)
+        )
+        return mixed.reshape(query.shape) + jnp.einsum(
+            "bkgs,bksh->bkgh", of_own, own.values.astype(self.dtype)
+        )
 
 
 class Block(nn.Module):
@@ -219,7 +299,7 @@ class Block(nn.Module):
         return x + attended + fed
 
     def __call__(
-        self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None, mask: jax.Array
+        self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None, mask: jax.Array | GroupMask
     ) -> tuple[jax.Array, LayerCache]:
         attended, cache = self.attention(self.attn_norm(x), rope, mask)
         return self._join(x, attended, False), cache
@@ -231,6 +311,9 @@ class Block(nn.Module):
         mask: jax.Array,
         cache: LayerCache,
         slot: jax.Array,
+        prompt: LayerCache | None = None,
     ) -> tuple[jax.Array, LayerCache]:
-        attended, cache = self.attention.decode(self.attn_norm(x, True), rope, mask, cache, slot)
+        attended, cache = self.attention.decode(
+            self.attn_norm(x, True), rope, mask, cache, slot, prompt
+        )
         return self._join(x, attended, True), cache

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models.config import TransformerConfig
-from rljax.models.layers import Block, LayerCache, Norm
+from rljax.models.layers import Block, GroupMask, LayerCache, Norm
 from rljax.models.lora import merge
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
@@ -20,8 +20,8 @@ from rljax.models.stack import Layers, run_layers, stack_layers
 Params = dict[str, Any]
 Cache = Any
 """A pytree that only the model looks into: one LayerCache per layer, or stacks of them."""
-Views = dict[bool, tuple[Any, jax.Array]]
-"""By kind of layer (does it slide): rotary tables and the mask of what each query sees."""
+Masks = dict[bool, Any]
+"""By kind of layer (does it slide): what each query sees, [B, T, T] or a GroupMask."""
 
 
 class Init(Protocol):
@@ -50,13 +50,18 @@ class Model(NamedTuple):
     those of its own segment only, and positions count from the segment's start."""
     hidden: Apply
     """As apply, up to the final norm: [B, T, D]. For heads that must not hold [B, T, V] at once."""
+    hidden_groups: Any
+    """(params, prompts [N, P], prompt_mask, completions [N G, C], mask) -> the states before each
+    completion token [N G, C, D], as `hidden` of prompts and completions, but each prompt runs once
+    for its G completions. No state before padding means anything."""
     head: Any
     """(params, hidden [..., D]) -> logits [..., V] float32."""
     prepare: Any
     """(params) -> params for many calls of prefill and decode, low-rank adapters merged into the
     kernels; call it before a loop."""
     prefill: Any
-    """(params, tokens [B, P], attention_mask, slots S) -> hidden [B, P, D], cache of S slots."""
+    """(params, tokens [N, P], attention_mask, slots S, group=1) -> hidden [N, P, D], cache of S
+    slots for N group sequences: each prompt is that of `group` sequences, one after another."""
     decode: Any
     """(params, token [B], position [B], slot, slot_mask [B, S], cache) -> hidden [D, B], cache."""
     head_columns: Any
@@ -109,6 +114,23 @@ def _attention_mask(
         seen &= distance < config.sliding_window
     mask = seen[None] & real[:, None, :]
     return mask if segments is None else mask & (segments[:, :, None] == segments[:, None, :])
+
+
+def _group_mask(
+    config: TransformerConfig, prompt_mask: jax.Array, real: jax.Array, *, local: bool
+) -> GroupMask:
+    """Which keys each query sees in rows of a prompt [N, P] and its completions [N, G, C]."""
+    rows, groups, length = real.shape
+    width = prompt_mask.shape[1]
+    # of a prompt and one completion; the prompt's slots are alike for all of the completions
+    flat = jnp.concatenate(
+        [jnp.repeat(prompt_mask, groups, axis=0), real.reshape(rows * groups, length)], axis=1
+    )
+    whole = _attention_mask(config, flat, None, local=local)
+    whole = whole.reshape(rows, groups, *whole.shape[1:])
+    return GroupMask(
+        whole[:, 0, :width, :width], whole[:, 0, width:, :width], whole[:, :, width:, width:]
+    )
 
 
 def _tables(config: TransformerConfig, positions: jax.Array, *, local: bool) -> Any:
@@ -199,24 +221,12 @@ def _head_columns(config: TransformerConfig, params: Params, hidden: jax.Array) 
 # ----------------------------------------------------------------------------------- The trunk
 
 
-def _run(
-    settings: Settings,
-    params: Params,
-    tokens: jax.Array,
-    attention_mask: jax.Array | None,
-    segments: jax.Array | None = None,
+def _trunk(
+    settings: Settings, params: Params, tokens: jax.Array, positions: jax.Array, masks: Masks
 ) -> tuple[jax.Array, Cache]:
-    """Run whole sequences: hidden states after the final norm [B, T, D], and the cache."""
+    """Run whole rows: hidden states after the final norm [B, T, D], and the cache."""
     config, kind = settings.config, settings.compute_dtype(params)
-    real = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
-    positions = token_positions(real, segments)
-    views: Views = {
-        slides: (
-            _tables(config, positions, local=slides),
-            _attention_mask(config, real, segments, local=slides),
-        )
-        for slides in set(config.slides)
-    }
+    ropes = {slides: _tables(config, positions, local=slides) for slides in masks}
     block = Block(config, kind)
 
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
@@ -225,13 +235,75 @@ def _run(
     step = jax.checkpoint(layer) if settings.remat else layer
     x = _embed(config, params, tokens, positions, kind)
     x, cache = run_layers(
-        settings.layers(), params, x, None, lambda p, x, _, slides: step(p, x, *views[slides])
+        settings.layers(),
+        params,
+        x,
+        None,
+        lambda p, x, _, slides: step(p, x, ropes[slides], masks[slides]),
     )
     return Norm(config, kind).apply({"params": params["final_norm"]}, x), cache
 
 
+def _run(
+    settings: Settings,
+    params: Params,
+    tokens: jax.Array,
+    attention_mask: jax.Array | None,
+    segments: jax.Array | None = None,
+) -> tuple[jax.Array, Cache]:
+    """Run sequences, or rows of several (segments): hidden states [B, T, D], and the cache."""
+    config = settings.config
+    real = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
+    masks = {
+        slides: _attention_mask(config, real, segments, local=slides)
+        for slides in set(config.slides)
+    }
+    return _trunk(settings, params, tokens, token_positions(real, segments), masks)
+
+
+def _hidden_groups(
+    settings: Settings, params: Params, prompts: jax.Array, prompt_mask: jax.Array,
+    tokens: jax.Array, mask: jax.Array,
+) -> jax.Array:  # fmt: skip
+    """Run N prompts [N, P] once and B = N G completions [B, C] after them.
+
+    Returns the states before each completion token, [B, C, D].
+    """
+    (rows, width), (batch, length) = prompts.shape, tokens.shape
+    seen = length - 1  # nothing is predicted from the last token
+    real = mask[:, :seen].reshape(rows, batch // rows, seen)
+    positions = jnp.sum(prompt_mask, axis=1)[:, None, None] + jnp.cumsum(real, axis=2) - 1
+    positions = jnp.concatenate([token_positions(prompt_mask), positions.reshape(rows, -1)], axis=1)
+    masks = {
+        slides: _group_mask(settings.config, prompt_mask, real, local=slides)
+        for slides in set(settings.config.slides)
+    }
+    packed = jnp.concatenate([prompts, tokens[:, :seen].reshape(rows, -1)], axis=1)
+    hidden = _trunk(settings, params, packed, positions, masks)[0]
+    first = jnp.repeat(hidden[:, width - 1 : width], batch // rows, axis=0)
+    return jnp.concatenate([first, hidden[:, width:].reshape(batch, seen, hidden.shape[2])], axis=1)
+
+
+class GroupCache(NamedTuple):
+    """The cache of sequences that share prompts, G each."""
+
+    own: Any
+    """As a cache of the completions alone: B sequences, slots P to S."""
+    prompt: Any
+    """As a cache of the prompts alone: B / G sequences, slots 0 to P."""
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node, LayerCache)
+
+
 def _prefill(
-    settings: Settings, params: Params, tokens: jax.Array, attention_mask: jax.Array, slots: int
+    settings: Settings,
+    params: Params,
+    tokens: jax.Array,
+    attention_mask: jax.Array,
+    slots: int,
+    group: int = 1,
 ) -> tuple[jax.Array, Cache]:
     final, cache = _run(settings, params, tokens, attention_mask)
     missing = slots - tokens.shape[1]
@@ -241,8 +313,17 @@ def _prefill(
         keys = jnp.pad(layer.keys, [*lead, (0, 0), (0, missing)])
         return LayerCache(keys, jnp.pad(layer.values, [*lead, (0, missing), (0, 0)]))
 
-    is_layer = lambda node: isinstance(node, LayerCache)  # noqa: E731
-    return final, jax.tree.map(widen, cache, is_leaf=is_layer)
+    def empty(layer: LayerCache) -> LayerCache:
+        *lead, rows, heads, head_dim, _ = layer.keys.shape
+        lead = [*lead, rows * group, heads]
+        return LayerCache(
+            jnp.zeros([*lead, head_dim, missing], layer.keys.dtype),
+            jnp.zeros([*lead, missing, head_dim], layer.values.dtype),
+        )
+
+    if group == 1:
+        return final, jax.tree.map(widen, cache, is_leaf=_is_layer)
+    return final, GroupCache(jax.tree.map(empty, cache, is_leaf=_is_layer), cache)
 
 
 def _decode(
@@ -263,13 +344,18 @@ def _decode(
     ropes = {slides: _tables(config, position, local=slides) for slides in set(config.slides)}
     block = Block(config, kind)
 
-    def step(layer_params: Params, x: Any, layer_cache: LayerCache, slides: bool) -> Any:
-        arguments = (x, ropes[slides], masks[slides], layer_cache, slot)
+    def step(layer_params: Params, x: Any, layer_cache: Any, slides: bool) -> Any:
+        own, prompt = (layer_cache, None) if _is_layer(layer_cache) else layer_cache
+        arguments = (x, ropes[slides], masks[slides], own, slot, prompt)
         return block.apply({"params": layer_params}, *arguments, method="decode")
 
     x = _embed(config, params, token, position, kind).T  # [D, B]
-    x, cache = run_layers(settings.layers(), params, x, cache, step)
-    return Norm(config, kind).apply({"params": params["final_norm"]}, x, True), cache
+    read = cache
+    if isinstance(cache, GroupCache):  # a layer reads both parts, and writes its own
+        read = jax.tree.map(lambda *parts: parts, cache.own, cache.prompt, is_leaf=_is_layer)
+    x, own = run_layers(settings.layers(), params, x, read, step)
+    made = cache._replace(own=own) if isinstance(cache, GroupCache) else own
+    return Norm(config, kind).apply({"params": params["final_norm"]}, x, True), made
 
 
 def make_model(
@@ -306,6 +392,7 @@ def make_model(
         init=functools.partial(_init, config),
         apply=apply,
         hidden=hidden,
+        hidden_groups=functools.partial(_hidden_groups, settings),
         head=functools.partial(_head, config),
         prepare=lambda params: stack_layers(settings.layers(), merge(params)),
         prefill=functools.partial(_prefill, settings),

@@ -21,6 +21,7 @@ from rljax.rollout.distribution import (
     inverse_cdf,
     require_mask_params,
 )
+from rljax.rollout.scoring import whole_group
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -170,11 +171,13 @@ def decode_all(
     length: int,
     start: Callable[[tuple[Cache, ...]], Decoding],
     write: Callable[[Decoding, tuple[jax.Array, ...]], Decoding],
+    group: int,
 ) -> Decoding:
     """Prefill, then decode until every sequence has ended; all policies read the same text.
 
-    length: completion slots. start: caches -> the state before the first token. write: (state,
-    the hidden states [D, B] of each policy) -> the state with one token more.
+    length: completion slots. group: so many rows in turn share a prompt, which is read
+    once. start: caches -> the state before the first token. write: (state, the hidden states [D, B]
+    of each policy) -> the state with one token more.
     """
     width = prompts.tokens.shape[1]
     prompt_lengths = jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)
@@ -192,14 +195,15 @@ def decode_all(
         hidden, caches = zip(*steps, strict=True)
         return write(state._replace(caches=caches), hidden)
 
-    starts = [
-        model.prefill(policy, prompts.tokens, prompts.mask, width + length) for policy in policies
-    ]
+    asked = (prompts.tokens[::group], prompts.mask[::group])
+    starts = [model.prefill(policy, *asked, width + length, group) for policy in policies]
     hidden, caches = zip(*starts, strict=True)
     return jax.lax.while_loop(
         lambda state: (state.index < length) & ~jnp.all(state.done),
         decode,
-        write(start(caches), tuple(states[:, -1].T for states in hidden)),
+        write(
+            start(caches), tuple(jnp.repeat(states[:, -1], group, axis=0).T for states in hidden)
+        ),
     )
 
 
@@ -209,6 +213,7 @@ def make_sampler(
     eos_token_ids: Sequence[int],
     pad_token_id: int,
     action_mask: ActionMask | None = None,
+    group: int = 1,
 ) -> Sample:
     """Build sample(params, value_head or None, prompts, key[, mask_params]) -> Completions.
 
@@ -216,7 +221,8 @@ def make_sampler(
     trunk's hidden states on the way (shared critic); without, they are 0. Log-probs are those of
     the distribution sampled from; greedy (temperature 0) reports those at temperature 1.
     action_mask: only tokens that a second policy, mask_params, allows are chosen; it decodes the
-    same text in step.
+    same text in step. group: so many rows in turn have the same prompt, which is prefilled once;
+    its keys and values are shared.
     Raises ValueError when prompt and completion exceed the context (at trace time).
     """
     sampling.validate()
@@ -243,6 +249,7 @@ def make_sampler(
         wanted = (params,) if mask_params is None else (params, mask_params)
         policies = tuple(map(model.prepare, wanted))
         noise = sampling_noise(key, prompts, length)
+        shared = whole_group(group, batch)
 
         def start(caches: tuple[Cache, ...]) -> Decoding:
             return Decoding.start(batch, length, caches, pad_token_id)
@@ -252,7 +259,7 @@ def make_sampler(
             chosen = choose(policies, value_head, hidden, index, noise[index])
             return state.write(chosen, eos, pad_token_id)
 
-        end = decode_all(model, policies, prompts, length, start, write)
+        end = decode_all(model, policies, prompts, length, start, write, shared)
         made = (end.tokens, end.mask, end.log_probs, end.values, end.allowed)
         return Completions(*jax.tree.map(jnp.transpose, made))
 

@@ -46,16 +46,30 @@ class Score(Protocol):
         completions: Completions,
         mask_params: Params | None = ...,
         mask_hidden: jax.Array | None = ...,
+        group: int = ...,
     ) -> Scored: ...
 
 
+def whole_group(group: int, rows: int) -> int:
+    """Return how many of the rows in turn can share a prompt: `group`, or 1 where one is cut.
+
+    That is so where a batch is shared out in parts, over devices say, that are no whole groups.
+    """
+    return 1 if rows % group else group
+
+
 def completion_hidden(
-    model: Model, params: Params, prompts: Prompts, completions: Completions
+    model: Model, params: Params, prompts: Prompts, completions: Completions, group: int = 1
 ) -> jax.Array:
     """Run the trunk over prompts and completions: states before each completion token [B, C, D].
 
-    The last token is never an input: nothing is predicted from it.
+    group: so many rows in turn have the same prompt, which then runs once. The last token is never
+    an input: nothing is predicted from it.
     """
+    group = whole_group(group, len(completions.tokens))
+    if group > 1:
+        asked = (prompts.tokens[::group], prompts.mask[::group])
+        return model.hidden_groups(params, *asked, completions.tokens, completions.mask)
     tokens = jnp.concatenate([prompts.tokens, completions.tokens], axis=1)[:, :-1]
     mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)[:, :-1]
     return model.hidden(params, tokens, mask)[:, prompts.tokens.shape[1] - 1 :]
@@ -123,12 +137,13 @@ def make_score(
     with_entropy: bool = False,
     rows: int = 1024,
 ) -> Score:
-    """Build score(params, prompts, completions[, mask_params, mask_hidden]) -> Scored.
+    """Build score(params, prompts, completions[, mask_params, mask_hidden, group]) -> Scored.
 
     Differentiable in params. The head runs over `rows` tokens at a time and is recomputed in the
     backward pass when there is more than one such chunk, so that at most [rows, V] logits exist.
     Completions that were sampled under an action mask are scored under it: mask_params is the
     masking policy, mask_hidden are its states, where an earlier scoring of them gave these.
+    group: so many rows in turn have the same prompt, which is computed once for all of them.
     Raises ValueError where mask_params are missing, or given for others (at trace time).
     """
     chunk_scores = make_chunk_scores(model, sampling, eos_token_ids, with_entropy=with_entropy)
@@ -139,14 +154,15 @@ def make_score(
         completions: Completions,
         mask_params: Params | None = None,
         mask_hidden: jax.Array | None = None,
+        group: int = 1,
     ) -> Scored:
         require_mask_params(completions.allowed is not None, mask_params)
         batch, length = completions.tokens.shape
-        hidden = completion_hidden(model, params, prompts, completions)
+        hidden = completion_hidden(model, params, prompts, completions, group)
         mask_rows = None
         if mask_params is not None and completions.allowed is not None:
             if mask_hidden is None:
-                mask_hidden = completion_hidden(model, mask_params, prompts, completions)
+                mask_hidden = completion_hidden(model, mask_params, prompts, completions, group)
             mask_rows = (mask_hidden.reshape(batch * length, -1), completions.allowed.reshape(-1))
         early = jnp.broadcast_to(jnp.arange(length) < sampling.min_new_tokens, (batch, length))
         flat = (

@@ -40,11 +40,13 @@ class Collected(NamedTuple):
 def sample_and_judge(setup: OnPolicy, state: TrainState, draw: int) -> Collected:
     """Sample and judge one batch; `draw` numbers the batches of a run."""
     indices, prompts = setup.training_batch(draw)
+    group = setup.algorithm.sampled_group
     started = time.perf_counter()
     with announce("the sampler"):
-        made = setup.act(state, prompts, role_key(setup.config.seed, Role.SAMPLING, draw))
+        key = role_key(setup.config.seed, Role.SAMPLING, draw)
+        made = setup.act(state, prompts, key, group)
     with announce("the reference's scoring"):
-        rollout = jax.block_until_ready(setup.rollout(state, prompts, made))
+        rollout = jax.block_until_ready(setup.rollout(state, prompts, made, group))
     sampled = time.perf_counter()
     texts = decode_completions(setup.tokenizer, made)
     judgement = setup.task.judge(setup.task.train, indices, prompts, made, texts)

@@ -107,6 +107,7 @@ class OnPolicy:
     def _compile(self, make_update: Callable[..., Any], compose: Compose) -> None:
         """Build the functions of a step; `jit` and donation stand here."""
         sampling, algorithm, jit = self.config.sampling, self.algorithm, self.placement.jit
+        group = algorithm.sampled_group
         eos, pad = self.ends, self.pretrained.pad_token_id
         score = make_score(self.model, sampling, eos, rows=algorithm.score_rows)
         update = make_update(self.model, algorithm, sampling, eos, self.optimizer, compose)
@@ -114,7 +115,7 @@ class OnPolicy:
         def complete(params: Any, base: Any) -> Any:
             return complete_params(compose, params, base)
 
-        def sampler(sampling: SamplingConfig) -> Any:
+        def sampler(sampling: SamplingConfig, group: int = 1) -> Any:
             act = make_act(
                 self.model,
                 sampling,
@@ -123,6 +124,7 @@ class OnPolicy:
                 truncate_token=algorithm.truncate_token,
                 truncate_after=algorithm.truncate_after,
                 action_mask=algorithm.action_mask,
+                group=group,
             )
 
             def local(policies: Policies, prompts: Prompts, key: jax.Array) -> Completions:
@@ -132,10 +134,14 @@ class OnPolicy:
 
             return jit(lambda *args: over_rows(local)(*args))
 
-        def refer(policies: Policies, text: tuple[Prompts, Completions]) -> Any:
-            _, base, masking = policies
-            scored = score(base, *text, complete_mask(compose, masking, base))
-            return scored.log_probs, scored.mask_hidden
+        def referee(group: int) -> Any:
+            def refer(policies: Policies, text: tuple[Prompts, Completions]) -> Any:
+                _, base, masking = policies
+                mask_params = complete_mask(compose, masking, base)
+                scored = score(base, *text, mask_params, group=group)
+                return scored.log_probs, scored.mask_hidden
+
+            return jit(lambda *args: over_rows(refer)(*args))
 
         def log_probs(policies: Policies, rollout: Rollout) -> jax.Array:
             params, base, masking = policies
@@ -145,11 +151,12 @@ class OnPolicy:
                 rollout.completions,
                 complete_mask(compose, masking, base),
                 rollout.mask_hidden,
+                group,
             ).log_probs
 
-        self._act = sampler(sampling)
+        self._act = {size: sampler(sampling, size) for size in (1, group)}
         self._act_greedily = sampler(dataclasses.replace(sampling, temperature=0.0))
-        self._refer = jit(lambda *args: over_rows(refer)(*args))
+        self._refer = {size: referee(size) for size in (1, group)}
         self._log_probs = jit(lambda *args: over_rows(log_probs)(*args))
         outputs, shapes = self.placement.outputs, self.state_shapes
         self.update = jit(update, donate_argnums=0, **outputs(shapes, rest=True))
@@ -157,14 +164,21 @@ class OnPolicy:
         self.sync_reference = jit(sync_reference, static_argnums=1, donate_argnums=0, **kept)
         self.sync_mask = jit(sync_mask, donate_argnums=0, **kept)
 
-    def act(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Completions:
-        """Sample completions of the policy, masked where there is a masking policy."""
-        return self._act(policies_of(state), self.placement.rows(prompts), key)
+    def act(
+        self, state: TrainState, prompts: Prompts, key: jax.Array, group: int = 1
+    ) -> Completions:
+        """Sample completions of the policy, masked where there is a masking policy.
 
-    def rollout(self, state: TrainState, prompts: Prompts, made: Completions) -> Rollout:
+        group: 1, or the algorithm's where so many rows in turn have one prompt.
+        """
+        return self._act[group](policies_of(state), self.placement.rows(prompts), key)
+
+    def rollout(
+        self, state: TrainState, prompts: Prompts, made: Completions, group: int = 1
+    ) -> Rollout:
         """Add to completions what the reference thinks of them, under the same mask."""
         text = self.placement.rows((prompts, made))
-        log_probs, mask_hidden = self._refer(policies_of(state), text)
+        log_probs, mask_hidden = self._refer[group](policies_of(state), text)
         return Rollout(prompts, made, log_probs, mask_hidden)
 
     def first_state(self) -> TrainState:

@@ -49,9 +49,9 @@ class World:
         self.policy = noisy_params(self.model, seed=3, scale=0.2)
         self.reference = noisy_params(self.model, seed=4, scale=0.2)
         self.masking = noisy_params(self.model, seed=5, scale=0.2)
-        tokens = jax.random.randint(jax.random.key(0), (8, 4), 4, 17)
-        mask = jnp.arange(4)[None] >= (jnp.arange(8) % 3)[:, None]
-        self.prompts = Prompts(tokens, mask, jnp.arange(8), jnp.zeros(8, jnp.int32))
+        prompt, sample = jnp.arange(8) // 4, jnp.arange(8) % 4  # two prompts, four rows each
+        tokens = jax.random.randint(jax.random.key(0), (2, 4), 4, 17)[prompt]
+        self.prompts = Prompts(tokens, jnp.arange(4) >= prompt[:, None], prompt, sample)
         self.scores = jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, 8), jnp.float32)
 
     def program(self, make, *settings):

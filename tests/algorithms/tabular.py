@@ -43,7 +43,12 @@ def tabular_model(vocab: int, length: int) -> Model:
         _, nodes = jax.lax.scan(step, root, tokens[:, 1:].T)
         return jax.nn.one_hot(jnp.concatenate([root[None], nodes]).T, states)
 
-    def prefill(params, tokens, attention_mask, slots):
+    def hidden_groups(params, prompts, prompt_mask, tokens, mask):
+        rows = jnp.repeat(prompts, len(tokens) // len(prompts), axis=0)
+        return hidden(params, jnp.concatenate([rows, tokens[:, :-1]], axis=1))
+
+    def prefill(params, tokens, attention_mask, slots, group=1):
+        tokens = jnp.repeat(tokens, group, axis=0)
         return hidden(params, tokens), jnp.zeros(tokens.shape[0], jnp.int32)
 
     def decode(params, token, position, slot, slot_mask, cache):
@@ -55,6 +60,7 @@ def tabular_model(vocab: int, length: int) -> Model:
         init=unused,
         apply=unused,
         hidden=hidden,
+        hidden_groups=hidden_groups,
         head=lambda params, states: states @ params["table"],
         prepare=lambda params: params,
         prefill=prefill,

@@ -51,6 +51,7 @@ WITH = {
 }
 ELSEWHERE = {
     "batch_size": "sizes of the batch: tests/experiments",
+    "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
     "score_rows": "must not change the update: tests/rollout/test_sampler.py",
     "dynamic_sampling": "the loop's: tests/training/test_batches.py",
@@ -116,6 +117,21 @@ def test_on_policy_all_ratio_forms_have_one_gradient(world, rollout, change):
     state, _ = world.update(FIRST, rollout=rollout)
     other, metrics = world.update(dataclasses.replace(FIRST, **change), rollout=rollout)
     np.testing.assert_allclose(metrics["optim/grad_norm"], usual["optim/grad_norm"], rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), state.params, other.params
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_sharing_prompts_changes_no_number(world, rollout, parts):
+    """In one minibatch, that is: smaller ones hold other sequences, whole groups of them."""
+    shared = dataclasses.replace(FIRST, gradient_accumulation=parts, kl=BASE.kl)
+    apart = dataclasses.replace(shared, share_prompts=False)
+    assert (shared.learnt_group, apart.learnt_group) == (4 if parts < 4 else 1, 1)
+    state, metrics = world.update(shared, rollout=rollout)
+    other, numbers = world.update(apart, rollout=rollout)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, numbers[name], rtol=1e-4, atol=1e-6, err_msg=name)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), state.params, other.params
     )

@@ -1,6 +1,5 @@
 """Online DPO: the pairs, the loss against offline DPO's, every flag, failures, and learning."""
 
-import copy
 import dataclasses
 import functools
 
@@ -26,17 +25,8 @@ BASE = OnlineDPOConfig(batch_size=8, samples_per_prompt=2, beta=0.5)
 
 
 @pytest.fixture(scope="module")
-def grouped(world):
-    """The recorded world with two prompts, four rows each."""
-    mine = copy.copy(world)
-    mine.prompts = jax.tree.map(lambda x: jnp.repeat(x[::4], 4, axis=0), world.prompts)
-    mine.prompts = mine.prompts._replace(samples=jnp.tile(jnp.arange(4), 2))
-    return mine
-
-
-@pytest.fixture(scope="module")
-def rollout(grouped):
-    return grouped.rollout(grouped.state(BASE))
+def rollout(world):
+    return world.rollout(world.state(BASE))
 
 
 def test_the_best_and_the_worst_of_each_prompt_make_its_pair(rollout):
@@ -55,10 +45,10 @@ def test_the_best_and_the_worst_of_each_prompt_make_its_pair(rollout):
     assert not np.any(choose_pairs(rollout, scores, alone, 4)[0].weights)
 
 
-def test_the_loss_is_that_of_dpo_on_the_pairs(grouped, rollout):
+def test_the_loss_is_that_of_dpo_on_the_pairs(world, rollout):
     config = dataclasses.replace(BASE, label_smoothing=0.1, margin_scale=0.2)
-    _, metrics = grouped.update(config, rollout=rollout)
-    scores = np.asarray(grouped.scores).reshape(4, 2)
+    _, metrics = world.update(config, rollout=rollout)
+    scores = np.asarray(world.scores).reshape(4, 2)
     ratio = np.asarray(rollout.completions.log_probs - rollout.ref_log_probs)
     ratio = ratio.sum(axis=1).reshape(4, 2)
     order = np.argsort(-scores, axis=1)
@@ -90,6 +80,7 @@ WITH = {
 }
 ELSEWHERE = {
     "batch_size": "sizes of the batch: tests/experiments",
+    "share_prompts": "the sampler's: tests/rollout/test_shared_prompts.py",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
     "score_rows": "must not change the update: tests/rollout/test_sampler.py",
     "ref_sync_every": "the loop's: tests/experiments",
@@ -107,30 +98,28 @@ def test_no_field_is_forgotten():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
-def test_flag_is_read(grouped, rollout, name):
+def test_flag_is_read(world, rollout, name):
     changed = dataclasses.replace(BASE, **{name: CHANGES[name]})
-    mine = (
-        grouped.rollout(grouped.state(BASE), ppo=changed) if name == "truncate_token" else rollout
-    )
-    state, _ = grouped.update(BASE, rollout=rollout)
-    other, _ = grouped.update(changed, rollout=mine)
+    mine = world.rollout(world.state(BASE), ppo=changed) if name == "truncate_token" else rollout
+    state, _ = world.update(BASE, rollout=rollout)
+    other, _ = world.update(changed, rollout=mine)
     assert differ(state.params, other.params)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH)
-def test_flag_is_read_beside_another(grouped, name):
+def test_flag_is_read_beside_another(world, name):
     setting, value = WITH[name]
     without = dataclasses.replace(BASE, **setting)
-    first, _ = grouped.update(without)
-    second, _ = grouped.update(dataclasses.replace(without, **{name: value}))
+    first, _ = world.update(without)
+    second, _ = world.update(dataclasses.replace(without, **{name: value}))
     assert differ(first.params, second.params)
 
 
 @pytest.mark.slow
-def test_parts_add_up(grouped, rollout):
-    whole, metrics = grouped.update(BASE, rollout=rollout)
-    split, split_metrics = grouped.update(
+def test_parts_add_up(world, rollout):
+    whole, metrics = world.update(BASE, rollout=rollout)
+    split, split_metrics = world.update(
         dataclasses.replace(BASE, gradient_accumulation=2), rollout=rollout
     )
     jax.tree.map(
@@ -140,19 +129,19 @@ def test_parts_add_up(grouped, rollout):
         np.testing.assert_allclose(split_metrics[name], value, atol=1e-4, err_msg=name)
 
 
-def test_failed_rewards_and_equal_scores_teach_nothing(grouped, rollout):
+def test_failed_rewards_and_equal_scores_teach_nothing(world, rollout):
     scores = jnp.array([1.0, 0.0, jnp.nan, 3.0, 2.0, 2.0, 0.0, 1.0])
-    state, metrics = grouped.update(BASE, rollout=rollout, scores=scores)
+    state, metrics = world.update(BASE, rollout=rollout, scores=scores)
     junk = rollout.completions._replace(
         tokens=rollout.completions.tokens.at[2:6].set(11),
         log_probs=rollout.completions.log_probs.at[2:6].add(-1.0),
     )
-    other, _ = grouped.update(BASE, rollout=rollout._replace(completions=junk), scores=scores)
+    other, _ = world.update(BASE, rollout=rollout._replace(completions=junk), scores=scores)
     assert not differ(state.params, other.params)
     assert metrics["objective/informative_groups"] == 0.5
     assert metrics["health/reward_failures"] == 1
-    nothing, metrics = grouped.update(BASE, rollout=rollout, scores=jnp.full(8, jnp.nan))
-    assert not differ(nothing.params, grouped.state(BASE).params)
+    nothing, metrics = world.update(BASE, rollout=rollout, scores=jnp.full(8, jnp.nan))
+    assert not differ(nothing.params, world.state(BASE).params)
     assert metrics["policy/loss"] == 0
 
 
@@ -221,9 +210,9 @@ def test_impossible_settings_are_refused(changes, words):
 
 
 @pytest.mark.slow
-def test_sampling_is_read(grouped, rollout):
+def test_sampling_is_read(world, rollout):
     hot = dataclasses.replace(SAMPLING, temperature=0.5)
-    state, _ = grouped.update(BASE, rollout=rollout)
-    other, metrics = grouped.update(BASE, sampling=hot)
+    state, _ = world.update(BASE, rollout=rollout)
+    other, metrics = world.update(BASE, sampling=hot)
     assert differ(state.params, other.params)
     assert metrics["health/sampler_logprob_gap"] < 1e-5

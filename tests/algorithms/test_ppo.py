@@ -56,6 +56,7 @@ WITH = {
 }
 ELSEWHERE = {
     "batch_size": "sizes of the batch: tests/experiments",
+    "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",
     "samples_per_prompt": "sizes of the batch: tests/experiments",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
     "score_rows": "must not change the update: tests/rollout/test_sampler.py",
@@ -189,6 +190,19 @@ def test_separate_critic_leaves_the_policy_gradient_alone(world):
     more_value = dataclasses.replace(shared, value_coef=5.0)
     b, _ = world.update(more_value, optimizer=unclipped, state=state)
     assert differ(a.params["policy"], b.params["policy"])
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_sharing_prompts_changes_no_number(world, critic):
+    config = dataclasses.replace(BASE, critic=critic, num_minibatches=1, samples_per_prompt=4)
+    rollout = world.rollout(world.state(config), ppo=config)
+    together, metrics = world.update(config, rollout=rollout)
+    alone = dataclasses.replace(config, share_prompts=False)
+    apart, numbers = world.update(alone, rollout=rollout)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, numbers[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    for a, b in zip(leaves(together.params), leaves(apart.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_reference_sync(world):
