@@ -36,8 +36,7 @@ from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.ppo import PPOConfig, make_update
 from rljax.errors import UserError
 from rljax.models import Model, TransformerConfig, make_model
-from rljax.models.config import gpt2_config
-from rljax.models.families import read_config, text_config
+from rljax.models.architectures import SHAPE_PREFIX, find_architecture
 from rljax.models.flops import forward_flops
 from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
@@ -51,28 +50,6 @@ from rljax.training.throughput import interleaved, matmul_rate, peak_memory
 from rljax.types import Completions, Prompts, Rollout
 
 Part = Literal["prefill", "decode", "score", "update"]
-
-
-SHAPES = {
-    "smollm2-135m": TransformerConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        num_layers=30,
-        num_heads=9,
-        num_kv_heads=3,
-        head_dim=64,
-        intermediate_size=1536,
-        context_length=8192,
-        norm_eps=1e-5,
-        rope_theta=1e5,
-    ),
-    "gpt2": gpt2_config(
-        vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, context_length=1024
-    ),
-    "tiny-gpt2": gpt2_config(
-        vocab_size=256, hidden_size=128, num_layers=4, num_heads=4, context_length=256
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,20 +109,10 @@ def load(flags: Benchmark) -> tuple[Model, Any]:
     """Return the model and its parameters."""
     dtype = jnp.dtype(flags.dtype)
     options = {"remat": flags.remat, "scan_layers": flags.scan_layers}
-    if not flags.model.startswith("shape:") and not flags.model.endswith(".json"):
+    if not flags.model.startswith(SHAPE_PREFIX) and not flags.model.endswith(".json"):
         pretrained = load_model(flags.model, flags.dtype)
         return make_model(pretrained.model.config, **options), pretrained.params
-    if flags.model.startswith("shape:"):
-        name = flags.model.removeprefix("shape:")
-        if name not in SHAPES:
-            raise UserError(f"there is no shape {name!r}; known: {', '.join(SHAPES)}")
-        config = SHAPES[name]
-    else:
-        try:
-            content = json.loads(Path(flags.model).expanduser().read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{flags.model} cannot be read: {error}") from error
-        config = read_config(text_config(content, flags.model), flags.model)
+    config = find_architecture(flags.model)
     model = make_model(config, **options)
     return model, jax.jit(model.init, static_argnums=1)(jax.random.key(0), dtype)
 

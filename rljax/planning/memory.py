@@ -1,0 +1,104 @@
+"""Bytes of a training step on one device: what stays, and what comes and goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from rljax.models.config import TransformerConfig
+from rljax.parallel import Layout
+from rljax.planning.config import PlanConfig
+from rljax.types import TrainState
+
+
+def bytes_held(tree: Any) -> int:
+    """Count the bytes of a pytree of arrays, or of their shapes, on one device."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * np.dtype(leaf.dtype).itemsize
+    return total
+
+
+def state_bytes(state: TrainState) -> dict[str, int]:
+    """Count what stays on a device during a whole run, by what it is."""
+    critic = {name: part for name, part in state.params.items() if name != "policy"}
+    return {
+        "policy": bytes_held(state.params["policy"]),
+        "critic": bytes_held(critic),
+        "reference": bytes_held(state.ref_params),
+        "optimizer": bytes_held(state.opt_state),
+    }
+
+
+def _as_read(params: Any, layout: Layout | None) -> Iterator[tuple[int, bool]]:
+    """List of every leaf: its bytes as a device reads it, and whether `fsdp` shares it out."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        size = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        if layout is None:
+            yield size, False
+            continue
+        ways = layout.mesh.shape["tensor"]
+        size = size if layout.tensor_dim(name, leaf.shape) is None else size // ways
+        yield size, layout.fsdp_dim(name, leaf.shape) is not None
+
+
+def whole_parameters(params: Any, layout: Layout | None) -> int:
+    """Count the bytes of parameters as a device reads them: `fsdp` gathered, `tensor` not."""
+    return sum(size for size, _ in _as_read(params, layout))
+
+
+def gathered_parameters(params: Any, layout: Layout | None) -> int:
+    """Count the bytes of the whole copies that a device makes of what `fsdp` shares out."""
+    return sum(size for size, shared in _as_read(params, layout) if shared)
+
+
+def cache_bytes(plan: PlanConfig, config: TransformerConfig, itemsize: int) -> int:
+    """Count the keys and values of one device's sequences: a group's prompt once."""
+    rows = plan.batch // plan.mesh.row_devices
+    group = plan.step.sampled_group
+    prompts = rows // group if rows % group == 0 else rows
+    slots = prompts * plan.prompt + rows * plan.new
+    heads = config.num_kv_heads
+    if heads % plan.mesh.tensor == 0:
+        heads //= plan.mesh.tensor
+    return 2 * config.num_layers * heads * config.head_dim * slots * itemsize
+
+
+def pass_rows(plan: PlanConfig) -> int:
+    """Return how many sequences a device computes the gradient of at once."""
+    return plan.step.pass_rows[0] // plan.mesh.row_devices
+
+
+def logits_bytes(plan: PlanConfig, config: TransformerConfig) -> int:
+    """Count one float32 chunk of logits, as the update holds it."""
+    vocabulary = config.vocab_size
+    if vocabulary % plan.mesh.tensor == 0:
+        vocabulary //= plan.mesh.tensor
+    return 4 * min(plan.score_rows, pass_rows(plan) * plan.new) * vocabulary
+
+
+def attention_bytes(plan: PlanConfig, config: TransformerConfig) -> int:
+    """Count the float32 attention weights of one layer in the update."""
+    length = plan.prompt + plan.new
+    return 4 * pass_rows(plan) * config.num_heads * length**2 // plan.mesh.tensor
+
+
+def in_dtype(temporary: float, plan: PlanConfig, config: TransformerConfig) -> float:
+    """Turn temporaries of the program in float32 into those in the plan's dtype.
+
+    A CPU computes bfloat16 in float32 and keeps copies of it, so the program is compiled in float32
+    and its temporaries halved, but for logits, their gradient and attention weights, which are
+    float32 in both.
+    """
+    if plan.dtype == "float32":
+        return temporary
+    kept = 1 if plan.remat else config.num_layers
+    always = 2 * logits_bytes(plan, config) + kept * attention_bytes(plan, config)
+    return (temporary + min(temporary, always)) / 2
