@@ -43,7 +43,7 @@ from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import plain_errors, validate
 from rljax.training.fused import batch_order, make_table
 from rljax.training.fused_runs import make_program, map_runs
-from rljax.training.on_policy import OnPolicy
+from rljax.training.setup import OnPolicy
 from rljax.types import TrainState
 
 
