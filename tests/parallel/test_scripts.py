@@ -21,6 +21,13 @@ REWARD = """
 def score(prompts, completions):
     return [sum(char in "aeiou etn" for char in text) / 8 - 1 for text in completions]
 """
+TOKEN_REWARD = """
+from rljax.rewards import token_reward
+
+@token_reward
+def score(prompts, completions):
+    return (completions.mask & (completions.tokens % 2 == 0)).sum(axis=1) / 8 - 1
+"""
 Flags = dict[str, Any]
 
 
@@ -92,6 +99,7 @@ def folder(tmp_path_factory) -> Path:
     """Data for every script."""
     folder = tmp_path_factory.mktemp("mesh")
     (folder / "reward.py").write_text(REWARD)
+    (folder / "tokens.py").write_text(TOKEN_REWARD)
     rows: dict[str, list[dict[str, str]]] = {
         "prompts": [{"prompt": f"{i:02d} is a prompt"} for i in range(60)],
         "texts": [
@@ -186,6 +194,12 @@ def test_ppo_under_an_action_mask(folder):
 def test_grpo_with_a_moving_reference(folder):
     more = {"grpo.samples-per-prompt": 4, "grpo.ref-sync-every": 1, "grpo.dynamic-sampling": 1}
     compare(folder, "grpo", on_policy(folder, "grpo") | more, [(2, 2, 2)])
+
+
+def test_fused_steps(folder):
+    more = {"task.reward": f"{folder}/tokens.py:score", "fused-steps": 2, "checkpoint-every": 10}
+    more |= {"grpo.samples-per-prompt": 4, "steps": 5}
+    compare(folder, "grpo", on_policy(folder, "grpo") | more, [(4, 2, 1)])
 
 
 def test_online_dpo(folder):
