@@ -3,20 +3,25 @@
     python experiments/benchmark.py
     python experiments/benchmark.py --model shape:tiny-gpt2 --batch 64 --prompt 16 --new 48
     python experiments/benchmark.py --model my-model/config.json --parts decode --json numbers.json
+    python experiments/benchmark.py --model shape:tiny-gpt2 --batch 256 --slots 64 --parts decode
 
 The parts are the functions that training runs, compiled and with the state donated. `decode` is a
 whole generation, prefill included, at temperature 1, in which no sequence ends early; its tokens
 are the new ones. Tokens of `score` and `update` are prompt and completion. Times are medians after
 a warm-up call; FLOP/s are the model's own (recomputation is not counted), as a share of what a
 matrix product reaches in the same process.
+
+With --slots, the batch is also sampled with ends: every token of a random model ends its completion
+with probability 4 / new, so that lengths are geometric with mean new / 4 (real weights end where
+they will). It is written all at once and through so many slots, in turn.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -33,6 +38,7 @@ from rljax.errors import UserError
 from rljax.models import Model, TransformerConfig, make_model
 from rljax.models.architectures import SHAPE_PREFIX, find_architecture
 from rljax.models.flops import forward_flops
+from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
@@ -40,7 +46,7 @@ from rljax.training.compilation import CompileCounter, enable_compilation_cache
 from rljax.training.flags import plain_errors, validate
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.training.policies import load_model
-from rljax.training.throughput import matmul_rate
+from rljax.training.throughput import interleaved, matmul_rate, peak_memory
 from rljax.types import Completions, Prompts, Rollout
 
 Part = Literal["prefill", "decode", "score", "update"]
@@ -71,6 +77,8 @@ class Benchmark:
     """Optimizer updates in the one epoch of an update."""
     accumulation: int = 1
     """Parts that a minibatch is computed in."""
+    slots: int | None = None
+    """Compare sampling through so many slots with the plain batch, on completions that end."""
     parts: tuple[Part, ...] = ("prefill", "decode", "score", "update")
     """What is measured."""
     repeats: int = 5
@@ -88,6 +96,11 @@ class Benchmark:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch % (self.minibatches * self.accumulation):
             raise ValueError("batch must be a multiple of minibatches x accumulation")
+        if self.slots is not None:
+            SamplingConfig(slots=self.slots).validate()
+            SamplingConfig(slots=self.slots).require_queue(self.batch)
+            if self.new <= 4:
+                raise ValueError(f"slots need completions that end: new is {self.new}, not above 4")
         if self.batch % self.group:
             raise ValueError("batch must be a multiple of group")
 
@@ -128,16 +141,6 @@ def timed(call: Callable[[], Any], repeats: int) -> dict[str, float]:
     first, rest = seconds[0], seconds[1:]
     spread = {"median_s": statistics.median(rest), "min_s": min(rest), "max_s": max(rest)}
     return {"first_call_s": first, **spread}
-
-
-def peak_memory() -> dict[str, float | None]:
-    """Return the highest memory of this process so far, on the host and on the device, in MiB."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    device = stats.get("peak_bytes_in_use")
-    return {
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "peak_device_mb": None if device is None else device / 2**20,
-    }
 
 
 def part_work(flags: Benchmark, config: TransformerConfig) -> dict[str, tuple[int, float]]:
@@ -207,11 +210,39 @@ class Parts:
         program, cost = build(sample, arguments)
         return cost | timed(lambda: program(*arguments), self.flags.repeats)
 
+    def queue(self) -> dict[str, Any]:
+        """Sample completions of geometric lengths, at once and through slots, in turn."""
+        flags, vocabulary = self.flags, self.model.config.vocab_size
+        ends = jax.random.permutation(self.key, vocabulary)[: -(-4 * vocabulary // flags.new)]
+        arguments = (self.params, None, self.prompts, self.key)
+        programs, made = {}, {}
+        for slots in (None, flags.slots):
+            sampling = dataclasses.replace(self.sampling, slots=slots)
+            sample = make_continuous_sampler(
+                self.model, sampling, ends.tolist(), 0, group=flags.group
+            )
+            programs[slots] = build(jax.jit(sample), arguments)[0]
+            made[slots] = jax.block_until_ready(programs[slots](*arguments))
+        calls = [functools.partial(program, *arguments) for program in programs.values()]
+        plain, queued = interleaved(calls, flags.repeats)
+        tokens = int(jnp.sum(made[None].mask))
+        same = jnp.all(made[None].tokens == made[flags.slots].tokens, axis=1)
+        return {
+            "mean_length": tokens / flags.batch,
+            "same_share": float(jnp.mean(same)),
+            "plain_tokens_per_s": tokens / statistics.median(plain),
+            "slots_tokens_per_s": int(jnp.sum(made[flags.slots].mask)) / statistics.median(queued),
+            "ratios": [a / b for a, b in zip(plain, queued, strict=True)],
+        }
+
     def build_score(self) -> tuple[Any, dict[str, Any]]:
         """Compile the scoring of the completions."""
         score = make_score(self.model, self.sampling, ())
-        log_probs = jax.jit(lambda *batch: score(*batch, group=self.flags.group).log_probs)
-        return build(log_probs, (self.params, self.prompts, self.made))
+
+        def log_probs(params: Any, prompts: Prompts, made: Completions) -> jax.Array:
+            return score(params, prompts, made, group=self.flags.group).log_probs
+
+        return build(jax.jit(log_probs), (self.params, self.prompts, self.made))
 
     def score(self) -> dict[str, Any]:
         """Compute log-probs of completions."""
@@ -254,6 +285,7 @@ def measure(flags: Benchmark) -> dict[str, Any]:
     work = part_work(flags, parts.model.config)
     count = sum(leaf.size for leaf in jax.tree.leaves(parts.params))
     rate = matmul_rate(dtype)
+    queue = None if flags.slots is None else parts.queue()
     results = {}
     for name in ("prefill", "decode", "score", "update"):
         if name in flags.parts:
@@ -272,6 +304,7 @@ def measure(flags: Benchmark) -> dict[str, Any]:
         "jax": jax.__version__,
         "matmul_flops_per_s": rate,
         "results": results,
+        "slots": queue,
     }
 
 
@@ -300,6 +333,14 @@ def print_table(numbers: dict[str, Any]) -> None:
     print("; peak: of the process so far", end="")
     loaded = any(row["from_cache"] for row in numbers["results"].values())
     print("; *: loaded from the compilation cache" if loaded else "")
+    if (queue := numbers["slots"]) is not None:
+        ratios, slots = queue["ratios"], numbers["flags"]["slots"]
+        print(
+            f"completions of {queue['mean_length']:.1f} tokens: {queue['plain_tokens_per_s']:.0f} "
+            f"tokens/s at once, {queue['slots_tokens_per_s']:.0f} through {slots} "
+            f"slots: {statistics.median(ratios):.2f} x ({min(ratios):.2f} - {max(ratios):.2f}); "
+            f"{queue['same_share']:.1%} of them the same"
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

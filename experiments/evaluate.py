@@ -79,6 +79,7 @@ class Evaluate(PolicyFlags):
             raise ValueError(f"examples is {self.examples}; it must be at least 0")
         if self.task.held_out_fraction == 0:
             raise ValueError("no prompt is held out: set --task.held-out-fraction above 0")
+        self.sampling.require_queue(self.batch_size)
 
 
 class Judged(NamedTuple):

@@ -22,8 +22,8 @@ import tyro
 from jinja2 import TemplateError
 
 from rljax.errors import UserError
+from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
-from rljax.rollout.sampler import make_sampler
 from rljax.tasks import pad_prompts
 from rljax.tasks.evaluation import decode_completions
 from rljax.tasks.prompts import special_prefix
@@ -50,7 +50,8 @@ class Generate(PolicyFlags):
     num_samples: int = 1
     """Completions of each prompt."""
     batch_size: int = 16
-    """Completions that are written at once."""
+    """Completions that are asked for at once; with --sampling.slots, so many of them go through
+    the slots."""
     chat: bool = False
     """Ask through the model's chat template, with the prompt as the user's message."""
     system: str | None = None
@@ -69,14 +70,16 @@ class Generate(PolicyFlags):
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self.sampling.require_queue(self.batch_size)
         if self.system is not None and not (self.chat or self.interactive):
             raise ValueError("--system needs --chat or --interactive")
         if self.prompt and self.prompts:
             raise ValueError("give --prompt or --prompts, not both")
-        if self.interactive and (self.prompt or self.prompts or self.json or self.num_samples > 1):
+        several = self.num_samples > 1 or self.sampling.slots is not None
+        if self.interactive and (self.prompt or self.prompts or self.json or several):
             raise ValueError(
                 "--interactive reads from the terminal and answers once: leave out --prompt, "
-                "--prompts, --num-samples and --json"
+                "--prompts, --num-samples, --sampling.slots and --json"
             )
 
 
@@ -107,7 +110,9 @@ class Generator:
         pretrained = load_policy(options).pretrained
         self.params, self.tokenizer = pretrained.params, pretrained.tokenizer
         self.eos, self.pad = pretrained.eos_token_ids, pretrained.pad_token_id
-        self.sample = jax.jit(make_sampler(pretrained.model, options.sampling, self.eos, self.pad))
+        self.sample = jax.jit(
+            make_continuous_sampler(pretrained.model, options.sampling, self.eos, self.pad)
+        )
         self.key = jax.random.key(options.seed)
         context = pretrained.model.config.context_length
         self.new = options.sampling.max_new_tokens
@@ -303,7 +308,9 @@ def parse(argv: list[str] | None) -> Generate:
     with plain_errors():
         if options.run is not None:
             sampling = read_part(options.run, "sampling", SamplingConfig)
-            default = Generate(sampling=sampling or SamplingConfig())
+            # slots go with a batch size, which is not the run's here
+            alike = dataclasses.replace(sampling or SamplingConfig(), slots=None)
+            default = Generate(sampling=alike)
             options = tyro.cli(Generate, args=argv, default=default, description=__doc__)
         validate(options)
     return options

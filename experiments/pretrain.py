@@ -23,6 +23,7 @@ from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.policies import model_errors
+from rljax.training.processes import first_decides, is_first
 from rljax.training.run import open_run
 from rljax.training.supervised import CHANGEABLE, run_supervised
 from rljax.training.texts import make_text_data, make_text_learner
@@ -32,7 +33,8 @@ from rljax.training.trained import MODEL_FOLDER
 def make_pretrained(config: PretrainExperiment, records: Records, folder: Path) -> Pretrained:
     """Make the model of step 0; its tokenizer is the one in `folder`, once there is one."""
     with model_errors():
-        if folder.is_dir():
+        there = first_decides(folder.is_dir)
+        if there:
             tokenizer = load_tokenizer(folder)
         else:
             texts = (text for record in records.train for text in record.texts)
@@ -45,7 +47,7 @@ def make_pretrained(config: PretrainExperiment, records: Records, folder: Path) 
         pretrained = random_pretrained(
             family, sizes, config.seed, config.model.dtype, tokenizer=tokenizer
         )
-    if not folder.is_dir():
+    if not there and is_first():
         save_description(folder, pretrained)
     return pretrained
 

@@ -28,6 +28,7 @@ from rljax.training.manifest import write_text_atomically
 from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.parts import make_part
 from rljax.training.policies import load_start
+from rljax.training.processes import is_first, to_host
 from rljax.training.reward_models import (
     Normalise,
     ends_in_eos,
@@ -118,8 +119,9 @@ def main(argv: list[str] | None = None) -> None:
             placement = Placement(make_layout(mesh, pretrained.model.config))
             state = run_supervised(config, learner, run, placement)
             if int(state.step) >= config.steps:
-                params = make_part(config, pretrained.params).merged(state)
-                finish(config, pretrained, data, normalise, params, run)
+                params = to_host(make_part(config, pretrained.params).merged(state))
+                if is_first():
+                    finish(config, pretrained, data, normalise, params, run)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,10 @@ class OnPolicyExperiment(abc.ABC):
     larger one stops the run. None: only logged, as it always is in bfloat16."""
     max_start_kl: float | None = 1e-5
     """Largest |KL| in nats per token from the reference at step 0 in float32. None: off."""
+    fused_steps: int = 0
+    """Run up to so many steps, from sampling to update, as one compiled program, with the same
+    numbers; metrics, evaluations and checkpoints come between these programs. For small models,
+    whose steps are short; needs token rewards. 0: one step after the other."""
 
     @property
     @abc.abstractmethod
@@ -96,12 +100,18 @@ class OnPolicyExperiment(abc.ABC):
         for name in ("steps", "prompt_multiple", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("eval_prompts", "eval_every", "log_completions"):
+        for name in ("eval_prompts", "eval_every", "log_completions", "fused_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.fused_steps and self.algorithm.further_batches:
+            raise ValueError(
+                f"fused_steps {self.fused_steps} needs batches of one sampling each: set "
+                "dynamic_sampling to 0, or leave out fused_steps"
+            )
         make_schedule(self.optimizer, num_steps=self.steps)
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")
+        self.sampling.require_queue(self.algorithm.batch_size)
         if self.eval_prompts and self.task.held_out_fraction == 0:
             raise ValueError(
                 "eval_prompts needs held-out prompts: set task.held_out_fraction above 0, "
@@ -343,6 +353,7 @@ class DistillExperiment(SupervisedExperiment):
                 "the flags of sampling are those of the student's own batches: they need "
                 "distill.on_policy_fraction above 0"
             )
+        self.sampling.require_queue(self.distill.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

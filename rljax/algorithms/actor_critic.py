@@ -20,8 +20,8 @@ import optax
 from rljax.models.heads import apply_scalar_head, init_value_head
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import init_running_moments, truncate_completions
+from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import ActionMask, SamplingConfig
-from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import Score, completion_hidden
 from rljax.types import Completions, Prompts, Rollout, TrainState
 
@@ -154,9 +154,11 @@ def make_act(
     """Build act(params, prompts, key[, mask_params]) -> Completions: sample, truncate, value.
 
     Values of a shared critic come out of the decode; a separate critic runs once over the result.
-    action_mask, mask_params, group: as `make_sampler`'s.
+    action_mask, mask_params, group: as `make_continuous_sampler`'s.
     """
-    sample = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask, group)
+    sample = make_continuous_sampler(
+        model, sampling, eos_token_ids, pad_token_id, action_mask, group
+    )
 
     def act(
         params: Params, prompts: Prompts, key: jax.Array, mask_params: Params | None = None

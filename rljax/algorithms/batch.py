@@ -73,12 +73,6 @@ class OnPolicyConfig:
     """Tokens whose logits exist at once when completions are scored."""
 
     @property
-    def pass_rows(self) -> tuple[int, str]:
-        """Rows whose gradient is computed at once, and what they are in terms of the flags."""
-        rows = self.batch_size // (self.num_minibatches * self.gradient_accumulation)
-        return rows, "batch_size / (num_minibatches x gradient_accumulation)"
-
-    @property
     def sampled_group(self) -> int:
         """Rows of a batch that share the computation of a prompt."""
         return self.samples_per_prompt if self.share_prompts else 1
@@ -86,8 +80,13 @@ class OnPolicyConfig:
     @property
     def learnt_group(self) -> int:
         """Rows of a minibatch's part that share it: all of a prompt's, or each has its own."""
-        part = self.batch_size // (self.num_minibatches * self.gradient_accumulation)
-        return 1 if part % self.sampled_group else self.sampled_group
+        return 1 if self.pass_rows[0] % self.sampled_group else self.sampled_group
+
+    @property
+    def pass_rows(self) -> tuple[int, str]:
+        """Rows whose gradient is computed at once, and what they are in terms of the flags."""
+        rows = self.batch_size // (self.num_minibatches * self.gradient_accumulation)
+        return rows, "batch_size / (num_minibatches x gradient_accumulation)"
 
     @property
     def further_batches(self) -> int:

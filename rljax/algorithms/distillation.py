@@ -28,8 +28,8 @@ from rljax.masking import weighted_loss
 from rljax.models.transformer import Model
 from rljax.parallel import over_rows
 from rljax.rollout.chunks import map_rows
+from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
-from rljax.rollout.sampler import make_sampler
 from rljax.tasks.packing import Packed
 from rljax.types import Completions, Prompts, SupervisedState
 
@@ -203,7 +203,7 @@ def make_update(
     first. compose: of the student's frozen base and what is trained. Metrics: loss, cross_entropy
     (of the student), agreement, tokens, target_tokens, and on_policy, 1 where the student sampled.
     """
-    sample = make_sampler(student, sampling, eos_token_ids, pad_token_id)
+    sample = make_continuous_sampler(student, sampling, eos_token_ids, pad_token_id)
     loss = make_loss(student, teacher, config)
 
     def composed(

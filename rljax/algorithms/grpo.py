@@ -50,6 +50,7 @@ from rljax.models.transformer import Model
 from rljax.rewards.shaping import RunningMoments, place_at_last_token
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import Score, make_score
+from rljax.traced import check, is_zero
 from rljax.types import Rollout, TrainState
 
 Params = dict[str, Any]
@@ -296,7 +297,7 @@ def loss_fn(
         penalty = weighted_loss(kl, batch.weights)
         loss = loss + kl_coef * penalty
         metrics["policy/kl_loss"] = penalty
-    if config.entropy_coef:
+    if not is_zero(config.entropy_coef):
         metrics["policy/entropy"] = jnp.sum(batch.shares * scored.entropy)
     return loss, metrics
 
@@ -320,8 +321,8 @@ def make_update(
     compose: makes whole models of the trained parts and the frozen `ref_params`.
     Raises ValueError for an impossible config.
     """
-    config.validate()
-    entropy, rows = config.entropy_coef != 0, config.score_rows
+    check(config)
+    entropy, rows = not is_zero(config.entropy_coef), config.score_rows
     score = make_score(model, sampling, eos_token_ids, with_entropy=entropy, rows=rows)
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(

@@ -33,6 +33,7 @@ from rljax.rewards.shaping import place_at_last_token
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import Score, make_score
 from rljax.tasks.preference_batches import PreferenceBatch
+from rljax.traced import check
 from rljax.types import Rollout, TrainState
 
 Params = dict[str, Any]
@@ -185,7 +186,7 @@ def make_update(
     is in no pair. `key` only shuffles pairs into minibatches. compose: as PPO's. Raises ValueError
     for an impossible config.
     """
-    config.validate()
+    check(config)
     score = make_score(model, sampling, eos_token_ids, rows=config.score_rows)
     learn = make_batch_learner(
         config,

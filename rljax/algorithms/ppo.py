@@ -48,6 +48,7 @@ from rljax.models.transformer import Model
 from rljax.rewards.shaping import token_rewards
 from rljax.rollout.distribution import ActionMask, SamplingConfig
 from rljax.rollout.scoring import Score, make_score
+from rljax.traced import check, is_zero
 from rljax.types import Completions, Rollout, TrainState
 
 Params = dict[str, Any]
@@ -215,7 +216,7 @@ def loss_fn(
         "value/loss": value_loss,
         "value/clip_fraction": jnp.sum(batch.shares * value_clipped),
     }
-    if config.entropy_coef:
+    if not is_zero(config.entropy_coef):
         metrics["policy/entropy"] = jnp.sum(batch.shares * scored.entropy)
     return loss, metrics
 
@@ -237,12 +238,12 @@ def make_update(
     compose: makes whole models of the trained parts and the frozen `ref_params`.
     Raises ValueError for an impossible config.
     """
-    config.validate()
+    check(config)
     score = make_score(
         model,
         sampling,
         eos_token_ids,
-        with_entropy=config.entropy_coef != 0,
+        with_entropy=not is_zero(config.entropy_coef),
         rows=config.score_rows,
     )
     controller = make_kl_controller(config.kl)

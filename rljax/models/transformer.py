@@ -63,7 +63,8 @@ class Model(NamedTuple):
     """(params, tokens [N, P], attention_mask, slots S, group=1) -> hidden [N, P, D], cache of S
     slots for N group sequences: each prompt is that of `group` sequences, one after another."""
     decode: Any
-    """(params, token [B], position [B], slot, slot_mask [B, S], cache) -> hidden [D, B], cache."""
+    """(params, token [B], position [B], slot, slot_mask [B, S], cache, distance [B, S] or None) ->
+    hidden [D, B], cache."""
     head_columns: Any
     """(params, hidden [D, B]) -> logits [V, B] float32."""
 
@@ -334,13 +335,18 @@ def _decode(
     slot: jax.Array,
     slot_mask: jax.Array,
     cache: Cache,
+    distance: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
-    """Run one token per sequence at cache slot `slot`; slot_mask includes that slot."""
+    """Run one token per sequence at cache slot `slot`; slot_mask includes that slot.
+
+    distance [B, S]: how many tokens before the new one each slot's stands; None: slots in order.
+    """
     config, kind = settings.config, settings.compute_dtype(params)
     masks = {False: slot_mask}
     if config.sliding_window is not None:
-        recent = jnp.arange(slot_mask.shape[1]) > slot - config.sliding_window
-        masks[True] = slot_mask & recent[None]
+        if distance is None:
+            distance = slot - jnp.arange(slot_mask.shape[1])[None]
+        masks[True] = slot_mask & (distance < config.sliding_window)
     ropes = {slides: _tables(config, position, local=slides) for slides in set(config.slides)}
     block = Block(config, kind)
 

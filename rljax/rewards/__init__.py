@@ -8,7 +8,10 @@ from rljax.rewards.protocol import (
     RewardError,
     TextReward,
     TokenReward,
+    TokenTexts,
+    Vocabulary,
     judge_texts,
+    token_reward,
 )
 
 __all__ = [
@@ -18,6 +21,9 @@ __all__ = [
     "RewardError",
     "TextReward",
     "TokenReward",
+    "TokenTexts",
+    "Vocabulary",
     "judge_texts",
     "load_reward",
+    "token_reward",
 ]

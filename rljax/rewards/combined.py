@@ -5,11 +5,14 @@ n completions; B >= n rows of the arrays (an evaluation fills its last batch up)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rljax.rewards.loading import load_reward
@@ -20,13 +23,16 @@ from rljax.rewards.protocol import (
     Reward,
     RewardError,
     TokenReward,
+    TokenTexts,
     accepted_columns,
     judge_scores,
     judge_texts,
 )
+from rljax.rewards.tokens import make_vocabulary
 from rljax.types import Completions, Prompts
 
 DEFAULT_TIMEOUT_S = 60.0
+TokenScore = Callable[[Prompts, Completions, Mapping[str, TokenTexts]], jax.Array]
 
 
 def reward_names(specs: Sequence[str]) -> list[str]:
@@ -36,7 +42,8 @@ def reward_names(specs: Sequence[str]) -> list[str]:
         source, colon, function = spec.rpartition(":")
         stem = Path(source).stem if source.endswith(".py") else source
         name = f"{stem}.{function}" if colon else spec
-        taken = [n for n in names if n == name or n.startswith(f"{name}_")]
+        numbered = re.compile(rf"{re.escape(name)}(_\d+)?")
+        taken = [n for n in names if numbered.fullmatch(n)]
         names.append(f"{name}_{len(taken) + 1}" if taken else name)
     return names
 
@@ -49,7 +56,8 @@ class WeightedRewards:
       weights: one for each; None: 1 for each.
       workers: processes for the text rewards (`RewardPool`); 0 calls them here, with whole batches.
       timeout_s: seconds for one completion in a worker.
-      columns: names of the prompts' columns; a text reward gets those that it takes.
+      columns: names of the prompts' columns; a reward gets those that it takes.
+      tokenizer: of the policy, for token rewards that ask what tokens spell.
 
     Raises RewardError for a reward that cannot be loaded or does not take its arguments.
     """
@@ -62,6 +70,7 @@ class WeightedRewards:
         workers: int = 0,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         columns: Iterable[str] = (),
+        tokenizer: Any = None,
     ) -> None:
         self.names = reward_names(specs)
         self.rewards: list[Reward] = [load_reward(spec) for spec in specs]
@@ -74,11 +83,12 @@ class WeightedRewards:
             for index, reward in enumerate(self.rewards)
             if not isinstance(reward, TokenReward)
         }
-        self._compiled = {
-            index: jax.jit(reward.score)
+        self._on_tokens = {
+            index: self._bind(index, reward, known, tokenizer)
             for index, reward in enumerate(self.rewards)
             if isinstance(reward, TokenReward)
         }
+        self._compiled = {index: jax.jit(score) for index, score in self._on_tokens.items()}
         if workers and not self._texts:
             raise RewardError(
                 "no reward judges texts: token rewards are compiled and use no workers; leave out "
@@ -87,6 +97,59 @@ class WeightedRewards:
         texts = [specs[index] for index in self._texts]
         self._pool = RewardPool(texts, workers=workers, timeout_s=timeout_s) if workers else None
 
+    @property
+    def token_columns(self) -> tuple[str, ...]:
+        """Columns of the prompts that token rewards take, as tokens."""
+        rewards = (reward for reward in self.rewards if isinstance(reward, TokenReward))
+        return tuple(dict.fromkeys(name for reward in rewards for name in reward.columns))
+
+    def _bind(
+        self, index: int, reward: TokenReward, known: Sequence[str], tokenizer: Any
+    ) -> TokenScore:
+        """Make score(prompts, completions, token columns) -> [B] float32 of a token reward."""
+        name = self.names[index]
+        for column in reward.columns:
+            if column not in known:
+                raise RewardError(
+                    f"the token reward {name} takes the column {column!r}; the prompts have "
+                    f"{sorted(known)}"
+                )
+        vocabulary = make_vocabulary(tokenizer) if reward.reads_vocabulary else None
+
+        def score(
+            batch: Prompts, made: Completions, columns: Mapping[str, TokenTexts]
+        ) -> jax.Array:
+            given: dict[str, Any] = {column: columns[column] for column in reward.columns}
+            if vocabulary is not None:
+                given["vocabulary"] = vocabulary
+            found = jnp.asarray(reward.score(batch, made, **given))
+            if found.shape != (made.tokens.shape[0],):
+                raise RewardError(
+                    f"the token reward {name} returned scores of shape {found.shape} "
+                    f"for {made.tokens.shape[0]} completions"
+                )
+            return found.astype(jnp.float32)
+
+        return score
+
+    def judge_tokens(
+        self, batch: Prompts, made: Completions, columns: Mapping[str, TokenTexts]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Judge completions inside compiled code: the weighted sum [B], and each reward's scores.
+
+        What `judge` says of the same completions, but that the sum is one of float32. All rewards
+        are token rewards (`require_token_rewards`).
+        """
+        parts = [score(batch, made, columns) for score in self._on_tokens.values()]
+        total = sum((w * part for w, part in zip(self.weights, parts, strict=True)), jnp.float32(0))
+        return (
+            jnp.where(jnp.isfinite(total), total, jnp.nan),
+            {
+                name: jnp.where(jnp.isfinite(part), part, jnp.nan)
+                for name, part in zip(self.names, parts, strict=True)
+            },
+        )
+
     def judge(
         self,
         prompts: Sequence[str],
@@ -94,22 +157,18 @@ class WeightedRewards:
         columns: Mapping[str, Sequence[Any]],
         batch: Prompts,
         made: Completions,
+        token_columns: Mapping[str, TokenTexts] = MappingProxyType({}),
     ) -> Judgement:
         """Judge n completions.
 
         A completion that one of the rewards fails on has the score NaN; the other rewards' scores
-        stay in `components`, which has every reward's own scores. The first n rows of `batch` and
-        `made` are those of the texts. Raises RewardError for a reward that does not give one score
-        for each.
+        stay in `components`, which has every reward's own scores. The first n rows of `batch`,
+        `made` and `token_columns` are those of the texts. Raises RewardError for a reward that does
+        not give one score for each.
         """
         parts = self._judge_texts(prompts, completions, columns)
         for index, score in self._compiled.items():
-            found = np.asarray(score(batch, made))
-            if found.shape != (made.tokens.shape[0],):
-                raise RewardError(
-                    f"the token reward {self.names[index]} returned scores of shape {found.shape} "
-                    f"for {made.tokens.shape[0]} completions"
-                )
+            found = np.asarray(score(batch, made, token_columns))
             parts[index] = judge_scores(found[: len(completions)])
         return combine_judgements(self.names, [parts[i] for i in range(len(parts))], self.weights)
 
@@ -133,6 +192,18 @@ class WeightedRewards:
         """End the worker processes, if there are any."""
         if self._pool is not None:
             self._pool.close()
+
+
+def require_token_rewards(specs: Sequence[str]) -> None:
+    """Raise RewardError, with the remedy, where a reward judges texts or cannot be loaded."""
+    for name in specs:
+        if not isinstance(load_reward(name), TokenReward):
+            raise RewardError(
+                f"the reward {name} judges texts on the host and cannot be compiled into a "
+                "training step: take a token reward (exact_match_tokens, partial_match_tokens, or "
+                "a function of your own marked @rljax.rewards.token_reward), or leave out "
+                "--fused-steps"
+            )
 
 
 def combine_judgements(

@@ -12,6 +12,8 @@ from rljax.rewards.protocol import Reward, RewardError, TokenReward
 BUILT_IN = {
     "sentiment": "rljax.rewards.sentiment:vader_compound",
     "exact_match": "rljax.rewards.rules:exact_match",
+    "exact_match_tokens": "rljax.rewards.tokens:exact_match",
+    "partial_match_tokens": "rljax.rewards.tokens:partial_match",
 }
 MODEL = "model:"
 FORMS = (

@@ -7,8 +7,8 @@ A reward is either of two things:
 - a **text reward**, a plain function on the host, `(prompts, completions, **columns) -> scores`:
   two lists of n strings and the other columns of the prompt file as lists of n, to n floats. A
   function without `**columns` gets only the columns it names.
-- a **token reward**, a jittable function of arrays wrapped in `TokenReward`, which can be compiled
-  into the training step.
+- a **token reward**, a jittable function of arrays marked `@token_reward`, which can be compiled
+  into the training step; `rewards.tokens` has examples.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from rljax.errors import UserError
 if TYPE_CHECKING:  # worker processes read this file, and have no use for JAX
     import jax
 
-    from rljax.types import Completions, Prompts
-
 QUOTE_CHARS = 200
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+VOCABULARY = "vocabulary"
 
 
 class RewardError(UserError, ValueError):
@@ -48,14 +47,57 @@ class TextReward(Protocol):
         ...
 
 
-class TokenReward(NamedTuple):
-    """Score completions inside compiled code."""
+class TokenTexts(NamedTuple):
+    """Texts as tokens, right-padded; NumPy arrays on the host, JAX arrays in compiled code."""
 
-    score: Callable[[Prompts, Completions], jax.Array]
-    """(prompts, completions) -> scores [B] float32; pure and jittable."""
+    tokens: Any
+    """[B, A] int32."""
+    mask: Any
+    """[B, A] bool, true on real tokens."""
+
+
+class Vocabulary(NamedTuple):
+    """What the tokens of a tokenizer spell, as tables [V] that compiled code can look up."""
+
+    silent: Any
+    """bool: a text does not show it (EOS, padding and the other special tokens)."""
+    blank: Any
+    """bool: nothing but white space."""
+    line_end: Any
+    """bool: a line ends in it."""
+    folded: Any
+    """int32: the first token that is the same but for upper and lower case."""
+
+
+class TokenReward(NamedTuple):
+    """Score completions inside compiled code; `token_reward` makes one of a function."""
+
+    score: Callable[..., jax.Array]
+    """(prompts, completions, **columns) -> scores [B] float32; pure and jittable."""
+    columns: tuple[str, ...] = ()
+    """Columns of the prompt file that it takes, each as TokenTexts."""
+    reads_vocabulary: bool = False
+    """Whether it takes the tokenizer's tables as `vocabulary`."""
 
 
 Reward = TextReward | TokenReward
+
+
+def token_reward(function: Callable[..., jax.Array]) -> TokenReward:
+    """Mark a pure function (prompts, completions, *columns) -> scores [B] as a token reward.
+
+    Raises RewardError unless it takes two arguments or more, all of them by name.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    open_ended = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+    if len(parameters) < 2 or open_ended:
+        raise RewardError(
+            f"the token reward {function.__name__} must take prompts, completions, and then the "
+            "columns that it reads, each by its name"
+        )
+    names = [p.name for p in parameters[2:]]
+    columns = tuple(name for name in names if name != VOCABULARY)
+    return TokenReward(function, columns, VOCABULARY in names)
 
 
 class Failure(NamedTuple):

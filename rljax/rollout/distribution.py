@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.rollout.thresholds import CHOSEN, mass_threshold
+from rljax.traced import is_zero
 
 NEGATIVE = -1e30
 
@@ -34,6 +35,9 @@ class SamplingConfig:
     """Keep the smallest set of most probable tokens whose mass reaches p (nucleus); 1: all."""
     min_p: float = 0.0
     """Keep tokens of at least min_p times the largest probability; 0: all."""
+    slots: int | None = None
+    """Completions that are written at once: when one ends, the next prompt takes its place. The
+    text is the same; None, or not fewer than the batch: all at once."""
 
     def validate(self) -> None:
         """Raise ValueError on values that mean nothing."""
@@ -48,10 +52,19 @@ class SamplingConfig:
             (self.top_k >= 0, "top_k", ">= 0 (0: off)"),
             (0 < self.top_p <= 1, "top_p", "in (0, 1]"),
             (0 <= self.min_p < 1, "min_p", "in [0, 1)"),
+            (self.slots is None or self.slots >= 1, "slots", ">= 1, or None (all at once)"),
         )
         for good, name, rule in checks:
             if not good:
                 raise ValueError(f"sampling.{name} is {getattr(self, name)}; it must be {rule}")
+
+    def require_queue(self, batch_size: int) -> None:
+        """Raise ValueError for slots that no second completion of a batch would wait for."""
+        if self.slots is not None and self.slots >= batch_size:
+            raise ValueError(
+                f"sampling.slots is {self.slots}, but a batch has only {batch_size} completions: "
+                "lower it, or set it to None"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +147,7 @@ def distribution_logits(
         if taken is not None:
             allowed |= _one_hot(taken, allowed.shape, axis)
         logits = jnp.where(allowed, logits, NEGATIVE)
-    if sampling.temperature > 0:
+    if not is_zero(sampling.temperature):
         logits = logits / sampling.temperature
     keep = None
     vocabulary = logits.shape[axis]

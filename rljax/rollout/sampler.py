@@ -22,6 +22,7 @@ from rljax.rollout.distribution import (
     require_mask_params,
 )
 from rljax.rollout.scoring import whole_group
+from rljax.traced import check, is_zero
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -53,6 +54,16 @@ def sampling_noise(key: jax.Array, prompts: Prompts, length: int) -> jax.Array:
     return jax.vmap(row)(prompts.ids, prompts.samples).T
 
 
+def require_context(model: Model, prompts: Prompts, length: int) -> None:
+    """Raise ValueError unless prompts and completions of `length` tokens fit the model."""
+    width = prompts.tokens.shape[1]
+    if width + length > model.config.context_length:
+        raise ValueError(
+            f"prompt slots {width} + max_new_tokens {length} exceed the model's context of "
+            f"{model.config.context_length}; shorten one of them"
+        )
+
+
 class Chosen(NamedTuple):
     """A token per sequence, [B] each, and what was known when it was chosen."""
 
@@ -77,7 +88,7 @@ def choose_tokens(
     logits = distribution_logits(logits, sampling, forbidden=forbidden, allowed=allowed, axis=0)
     top = jnp.max(logits, axis=0)
     weights = jnp.exp(logits - top)
-    if sampling.temperature == 0:
+    if is_zero(sampling.temperature):
         token = jnp.argmax(logits, axis=0).astype(jnp.int32)
     else:
         token = inverse_cdf(weights, uniform)
@@ -91,7 +102,7 @@ def make_choose(
     """Build choose(policies, value_head, hidden, index, uniform [B]) -> Chosen.
 
     policies, and their hidden states [D, B] each: the one that samples, and with an action mask the
-    one that masks. eos: [V] bool. index: the token's position.
+    one that masks. eos: [V] bool. index: the token's position, one for all or [B].
     """
 
     def choose(
@@ -225,7 +236,7 @@ def make_sampler(
     its keys and values are shared.
     Raises ValueError when prompt and completion exceed the context (at trace time).
     """
-    sampling.validate()
+    check(sampling)
     length = sampling.max_new_tokens
     ids = jnp.asarray(list(eos_token_ids), jnp.int32)
     eos = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
@@ -240,12 +251,8 @@ def make_sampler(
         mask_params: Params | None = None,
     ) -> Completions:
         require_mask_params(action_mask is not None, mask_params)
-        batch, width = prompts.tokens.shape
-        if width + length > model.config.context_length:
-            raise ValueError(
-                f"prompt slots {width} + max_new_tokens {length} exceed the model's context of "
-                f"{model.config.context_length}; shorten one of them"
-            )
+        require_context(model, prompts, length)
+        batch = len(prompts.tokens)
         wanted = (params,) if mask_params is None else (params, mask_params)
         policies = tuple(map(model.prepare, wanted))
         noise = sampling_noise(key, prompts, length)

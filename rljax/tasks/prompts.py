@@ -6,11 +6,12 @@ Shapes: B sequences, P prompt slots (left-padded).
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from rljax.rewards.protocol import TokenTexts
 from rljax.tasks.sources import DataError
 from rljax.types import Prompts
 
@@ -70,6 +71,8 @@ class PromptSet:
     """The other fields of the records, for the reward."""
     first_id: int = 0
     """Id of the first prompt; training and held-out prompts have different ids, so other keys."""
+    token_columns: dict[str, TokenTexts] = field(default_factory=dict)
+    """The columns that token rewards take, as tokens, a row for each prompt."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -94,16 +97,21 @@ def make_batch(
     index G times makes a group of G different samples. `multiple` and
     `length` are those of `pad_prompts`.
     """
-    seen: dict[int, int] = {}
-    samples = []
-    for index in map(int, indices):
-        samples.append(seen.get(index, 0))
-        seen[index] = samples[-1] + 1
     tokens, mask = pad_prompts(
         [prompts.tokens[i] for i in indices], pad_id=pad_id, multiple=multiple, length=length
     )
     ids = np.asarray(indices, np.int32) + prompts.first_id
-    return Prompts(tokens, mask, ids, np.asarray(samples, np.int32))
+    return Prompts(tokens, mask, ids, count_repeats(indices))
+
+
+def count_repeats(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Count for each index how often it stood before: [B] int32."""
+    seen: dict[int, int] = {}
+    counts = []
+    for index in map(int, indices):
+        counts.append(seen.get(index, 0))
+        seen[index] = counts[-1] + 1
+    return np.asarray(counts, np.int32)
 
 
 def pad_prompts(
@@ -148,6 +156,17 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
     return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+
+
+def pad_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenTexts:
+    """Encode texts without special tokens and the white space around them; pad on the right."""
+    encoded = encode_texts(tokenizer, [text.strip() for text in texts])
+    width = max(1, *map(len, encoded), 0)
+    tokens = np.zeros((len(encoded), width), np.int32)
+    mask = np.zeros((len(encoded), width), np.bool_)
+    for row, ids in enumerate(encoded):
+        tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
+    return TokenTexts(tokens, mask)
 
 
 def cut_texts(

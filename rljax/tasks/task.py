@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rljax.rewards.combined import DEFAULT_TIMEOUT_S, WeightedRewards
-from rljax.rewards.protocol import Judgement, RewardError, show_failure
+from rljax.rewards.protocol import Judgement, RewardError, TokenTexts, show_failure
 from rljax.tasks.prompts import (
     CutText,
     PromptSet,
@@ -15,6 +15,7 @@ from rljax.tasks.prompts import (
     cut_texts,
     encode_chat,
     encode_texts,
+    pad_texts,
     special_prefix,
     split_texts,
 )
@@ -157,7 +158,11 @@ class Task:
         places = [int(i) for i in indices]
         asked = [prompts.texts[i] for i in places]
         columns = {name: [c[i] for i in places] for name, c in prompts.columns.items()}
-        judgement = self.reward.judge(asked, texts, columns, batch, made)
+        token_columns = {
+            name: TokenTexts(*(part[np.asarray(batch.ids) - prompts.first_id] for part in column))
+            for name, column in prompts.token_columns.items()
+        }
+        judgement = self.reward.judge(asked, texts, columns, batch, made, token_columns)
         failed = len(judgement.failures)
         if failed > self.max_reward_failures * len(texts):
             raise RewardError(
@@ -185,6 +190,7 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
         workers=config.reward_workers,
         timeout_s=config.reward_timeout_s or DEFAULT_TIMEOUT_S,
         columns=names,
+        tokenizer=tokenizer,
     )
     texts, num_cut = _cut_rows(rows, config, tokenizer)
     if not texts:
@@ -201,7 +207,12 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
             _encode(text, config, tokenizer, prefix, shots, max_prompt_tokens) for text in subset
         ]
         columns = {name: tuple(text.columns.get(name) for text in subset) for name in names}
-        return PromptSet(tuple(text.text for text in subset), tuple(tokens), columns, first_id)
+        on_tokens = {
+            name: pad_texts(tokenizer, [str(value) for value in columns[name]])
+            for name in reward.token_columns
+        }
+        spelled = tuple(text.text for text in subset)
+        return PromptSet(spelled, tuple(tokens), columns, first_id, on_tokens)
 
     held_out = encode(held_out_texts, 0)
     train = encode(train_texts, len(held_out))

@@ -11,7 +11,7 @@ moment leaves the earlier checkpoints as they were and either a whole new one or
 verifies the manifest; a damaged checkpoint is named on stderr, renamed to `damaged-NNNNNNNN`, and
 the one before it is taken.
 
-One process writes: state that is spread over several machines is refused.
+Of several processes each writes its shards, the first one all else; they see one file system.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rljax.training import processes
 from rljax.training.arrays import (
     compare,
     describe,
@@ -106,8 +107,9 @@ class Checkpoints:
         self._managed = False
         if not read_only:
             try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                self._recover()
+                if processes.is_first():
+                    self.directory.mkdir(parents=True, exist_ok=True)
+                    self._recover()
             except OSError as error:
                 raise CheckpointError(
                     f"checkpoints cannot be written to {self.directory}: {error}; "
@@ -194,9 +196,11 @@ class Checkpoints:
         stored = {name: for_orbax(array) for name, array in arrays.items() if array.size}
         saving = self._path(step, _SAVING)
         try:
-            shutil.rmtree(saving, ignore_errors=True)
-            saving.mkdir()
-            write_text_atomically(saving / "host.json", text)
+            if processes.is_first():
+                shutil.rmtree(saving, ignore_errors=True)
+                saving.mkdir()
+                write_text_atomically(saving / "host.json", text)
+            processes.wait_for_all(f"saving {step}")
             self._orbax.save(saving / "state", args=ocp.args.PyTreeSave(stored))
         except Exception as error:
             raise self._save_error(step, error) from error
@@ -238,9 +242,10 @@ class Checkpoints:
         """Wait for Orbax, write the manifest, give the directory its name, delete the old ones."""
         try:
             self._orbax.wait_until_finished()
-            write_manifest(self._path(step, _SAVING))
-            self._publish(step)
-            self._prune()
+            if processes.is_first():
+                write_manifest(self._path(step, _SAVING))
+                self._publish(step)
+                self._prune()
         except Exception as error:
             self._failure = self._save_error(step, error)
             self._failure.__cause__ = error
@@ -317,6 +322,7 @@ class Checkpoints:
           CheckpointError: `step` is not there or damaged, or every checkpoint is damaged.
         """
         self.wait()
+        processes.wait_for_all("restoring")
         if step is not None:
             try:
                 return self._read(step, like, partial)
@@ -342,7 +348,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int, reason: str, taken: int) -> None:
         message = f"rljax: checkpoint {self._path(step)} is damaged: {reason}; "
-        if not self.read_only and self._path(step).exists():
+        if not self.read_only and processes.is_first() and self._path(step).exists():
             aside = self._path(step, _DAMAGED)
             shutil.rmtree(aside, ignore_errors=True)
             self._path(step).rename(aside)

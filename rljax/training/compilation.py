@@ -16,6 +16,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from rljax.training.errors import ConfigError
+from rljax.training.processes import is_first
 
 ENVIRONMENT_VARIABLE = "RLJAX_CACHE_DIR"
 _OFF = ("", "0", "off", "none")
@@ -147,7 +148,8 @@ class _Watch:
             self.end = time.perf_counter()
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        if is_first():
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh
 
 from rljax.models.config import TransformerConfig
 from rljax.parallel import AXES, Layout
+from rljax.training import processes
 from rljax.training.errors import ConfigError
 
 
@@ -33,6 +34,23 @@ class MeshConfig:
     tensor: int = 1
     """Devices that share out heads, MLP width and vocabulary of the same rows."""
 
+    distributed: bool = False
+    """Be one of several processes that share the mesh, each with devices of its own, as SLURM,
+    Kubernetes, Open MPI or a TPU pod started them: JAX finds the others."""
+    coordinator: str | None = None
+    """HOST:PORT of the first process, where nothing tells; with num_processes and process_id."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this one is, from 0."""
+    process_timeout_s: int = 100
+    """Give a process up after so many seconds without a sign of life; the others then end."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether the flags say who the processes are."""
+        return self.coordinator is not None
+
     @property
     def size(self) -> int:
         """Devices in all."""
@@ -44,10 +62,30 @@ class MeshConfig:
         return self.data * self.fsdp
 
     def validate(self) -> None:
-        """Raise ValueError for sizes below 1."""
-        for name in AXES:
+        """Raise ValueError for sizes below 1 and for processes that are half described."""
+        for name in (*AXES, "process_timeout_s"):
             if getattr(self, name) < 1:
                 raise ValueError(f"mesh.{name} is {getattr(self, name)}; it must be at least 1")
+        given = [v is not None for v in (self.coordinator, self.num_processes, self.process_id)]
+        if any(given) and not all(given):
+            raise ValueError(
+                "mesh.coordinator, mesh.num_processes and mesh.process_id go together: give all "
+                "three, or mesh.distributed where JAX can find the processes"
+            )
+        if self.num_processes is not None and self.process_id is not None:
+            if self.distributed:
+                raise ValueError("mesh.distributed finds what mesh.coordinator says: give one")
+            if not 0 <= self.process_id < self.num_processes:
+                raise ValueError(
+                    f"mesh.process_id is {self.process_id}; it must be at least 0 and below "
+                    f"mesh.num_processes {self.num_processes}"
+                )
+        alone = not (self.distributed or self.by_hand)
+        if alone and self.process_timeout_s != MeshConfig.process_timeout_s:
+            raise ValueError(
+                f"mesh.process_timeout_s is {self.process_timeout_s}, but there is one process: it "
+                "needs mesh.distributed or mesh.coordinator"
+            )
 
     def check_rows(self, rows: int, what: str) -> None:
         """Raise ValueError unless the devices divide `rows`, which are `what`."""
@@ -61,8 +99,12 @@ class MeshConfig:
 def open_mesh(config: MeshConfig) -> Mesh | None:
     """Make the mesh of a run out of the first devices that there are; None where one is enough.
 
-    Raises ConfigError where there are too few, before anything is loaded.
+    Joins the other processes, where there are any. Raises ConfigError where there are too few
+    devices, or where several processes would leave some unused, before anything is loaded.
     """
+    if config.distributed or config.by_hand:
+        who = (config.coordinator, config.num_processes, config.process_id)
+        processes.start(*who, config.process_timeout_s)
     found = jax.devices()
     if config.size > len(found):
         kind, count = found[0].platform, len(found)
@@ -72,6 +114,12 @@ def open_mesh(config: MeshConfig) -> Mesh | None:
             f"needs {config.size} devices, but there {'is' if count == 1 else 'are'} {count} "
             f"({kind}): lower one of these flags"
             + (f"; to try a mesh out on a CPU, {hint}" if kind == "cpu" else "")
+        )
+    if processes.count() > 1 and config.size != len(found):
+        raise ConfigError(
+            f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} are "
+            f"{config.size} devices, but the {processes.count()} processes have {len(found)}: use "
+            "all of them"
         )
     if config.size == 1:
         return None
@@ -158,6 +206,8 @@ ONE_DEVICE = Placement()
 
 
 def _put(leaf: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.core.Tracer):  # inside a program, which shares out by itself
+        return leaf
     if isinstance(leaf, jax.Array) and (leaf.sharding == sharding or sharding.is_fully_addressable):
         return jax.device_put(leaf, sharding)
     whole = np.asarray(leaf)

@@ -6,7 +6,9 @@ functions, the first step's checks, evaluation, checkpoints and the exact resump
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -31,24 +33,29 @@ from rljax.kl import make_kl_controller
 from rljax.models.flops import forward_flops
 from rljax.models.trainable import make_trainable
 from rljax.parallel import over_rows
+from rljax.rewards.combined import require_token_rewards
 from rljax.rollout.agreement import check_ratio, check_start_kl
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
 from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
+from rljax.training import processes
 from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
+from rljax.training.fused import Fused
+from rljax.training.judging import FirstJudges
 from rljax.training.mesh import Placement, host_memory, make_layout
 from rljax.training.optimizer import make_optimizer, make_schedule
 from rljax.training.policies import build_model, load_start
-from rljax.training.policy_report import completion_rows, log_evaluation, report
+from rljax.training.policy_report import completion_rows, log_evaluation, log_spread, report
+from rljax.training.processes import to_host
 from rljax.training.progress import Progress
 from rljax.training.run import Run
 from rljax.training.throughput import matmul_rate
-from rljax.training.writer import MetricsWriter
+from rljax.training.writer import MetricsWriter, open_writer
 from rljax.types import Completions, Prompts, Rollout, TrainState
 
 Policies = tuple[Any, Any, Any]
@@ -73,6 +80,9 @@ class OnPolicy:
     ) -> None:
         algorithm = config.algorithm
         self.config, self.algorithm, self.critic = config, algorithm, critic
+        self.make_update = make_update
+        if config.fused_steps:
+            require_token_rewards(config.task.rewards)
         with host_memory(mesh):
             self.pretrained = load_start(config)
         self.model = build_model(config.model, self.pretrained)
@@ -86,6 +96,8 @@ class OnPolicy:
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
+        if processes.count() > 1:
+            self.task = dataclasses.replace(self.task, reward=FirstJudges(self.task.reward))
         self.ends = (
             *self.pretrained.eos_token_ids,
             *stop_token_ids(config.task, self.tokenizer),
@@ -96,13 +108,30 @@ class OnPolicy:
                 f"eval_prompts is {config.eval_prompts}, but only {len(self.task.held_out)} "
                 "prompts are held out: lower it, or raise --task.held-out-fraction"
             )
+        self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
+        self.trainable = make_trainable(config.lora, config.train_layers)
+        self._build()
+        self.fused = Fused(self) if config.fused_steps else None
+
+    def _build(self) -> None:
+        """Build what depends on the config's numbers."""
+        config, algorithm = self.config, self.algorithm
         updates = algorithm.num_epochs * algorithm.num_minibatches
         self.optimizer = make_optimizer(
             config.optimizer, num_steps=config.steps, updates_per_step=updates
         )
-        self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
-        self.trainable = make_trainable(config.lora, config.train_layers)
-        self._compile(make_update, self.trainable.compose)
+        self._compile(self.make_update, self.trainable.compose)
+
+    def with_numbers(self, config: OnPolicyExperiment, params: Any) -> OnPolicy:
+        """Return the same with other numbers in its config and other parameters to start from.
+
+        Both may be traced: a program over many runs gets them as arguments.
+        """
+        other = copy.copy(self)
+        other.config, other.algorithm = config, config.algorithm
+        other.pretrained = dataclasses.replace(self.pretrained, params=params)
+        other._build()
+        return other
 
     def _compile(self, make_update: Callable[..., Any], compose: Compose) -> None:
         """Build the functions of a step; `jit` and donation stand here."""
@@ -134,7 +163,7 @@ class OnPolicy:
 
             return jit(lambda *args: over_rows(local)(*args))
 
-        def referee(group: int) -> Any:
+        def referrer(group: int) -> Any:
             def refer(policies: Policies, text: tuple[Prompts, Completions]) -> Any:
                 _, base, masking = policies
                 mask_params = complete_mask(compose, masking, base)
@@ -156,7 +185,7 @@ class OnPolicy:
 
         self._act = {size: sampler(sampling, size) for size in (1, group)}
         self._act_greedily = sampler(dataclasses.replace(sampling, temperature=0.0))
-        self._refer = {size: referee(size) for size in (1, group)}
+        self._refer = {size: referrer(size) for size in (1, group)}
         self._log_probs = jit(lambda *args: over_rows(log_probs)(*args))
         outputs, shapes = self.placement.outputs, self.state_shapes
         self.update = jit(update, donate_argnums=0, **outputs(shapes, rest=True))
@@ -171,14 +200,19 @@ class OnPolicy:
 
         group: 1, or the algorithm's where so many rows in turn have one prompt.
         """
-        return self._act[group](policies_of(state), self.placement.rows(prompts), key)
+        return to_host(self._act[group](policies_of(state), self.placement.rows(prompts), key))
+
+    def act_greedily(self, state: TrainState, prompts: Prompts) -> Completions:
+        """Write the policy's most probable completions, token by token."""
+        rows = self.placement.rows(prompts)
+        return to_host(self._act_greedily(policies_of(state), rows, jax.random.key(0)))
 
     def rollout(
         self, state: TrainState, prompts: Prompts, made: Completions, group: int = 1
     ) -> Rollout:
         """Add to completions what the reference thinks of them, under the same mask."""
         text = self.placement.rows((prompts, made))
-        log_probs, mask_hidden = self._refer[group](policies_of(state), text)
+        log_probs, mask_hidden = to_host(self._refer[group](policies_of(state), text))
         return Rollout(prompts, made, log_probs, mask_hidden)
 
     def first_state(self) -> TrainState:
@@ -243,8 +277,7 @@ class OnPolicy:
         indices, prompts = self.training_batch(step)
         one_each = jax.tree.map(lambda x: x[::group], prompts)
         with announce("the greedy sampler"):
-            rows = self.placement.rows(one_each)
-            made = self._act_greedily(policies_of(state), rows, jax.random.key(0))
+            made = self.act_greedily(state, one_each)
         texts = decode_completions(self.tokenizer, made)
         judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
         return (jnp.repeat(jnp.asarray(judged.scores), group),)
@@ -253,14 +286,40 @@ class OnPolicy:
         """Count the operations of a step: sampling, reference, and the update's passes."""
         model, batch = self.model.config, self.algorithm.batch_size
         new = self.config.sampling.max_new_tokens
-        length = prompt_slots + new
-        forward = forward_flops(model, batch * length, attended=length / 2, head_tokens=batch * new)
-        critic = forward_flops(model, batch * length, attended=length / 2, head_tokens=0)
+        prompts = batch // self.algorithm.sampled_group
+        read = forward_flops(
+            model, prompts * prompt_slots, attended=prompt_slots / 2, head_tokens=0
+        )
+        attended = prompt_slots + new / 2
+        critic = read + forward_flops(model, batch * new, attended=attended, head_tokens=0)
+        forward = read + forward_flops(
+            model, batch * new, attended=attended, head_tokens=batch * new
+        )
         own = self.critic == "separate"
         masked = self.algorithm.action_mask is not None
         passes = 3 * self.algorithm.num_epochs
         masking = 2 * forward + self.algorithm.num_epochs * (forward - critic)  # the head again
         return 2 * forward + own * critic + passes * (forward + own * critic) + masked * masking
+
+    @functools.cached_property
+    def peak(self) -> float:
+        """FLOP/s of a matrix product on this machine, measured once."""
+        return matmul_rate(jnp.dtype(self.config.model.dtype))
+
+    def rates(
+        self, step: int, seconds: dict[str, float], *, tokens: float, width: int
+    ) -> dict[str, float]:
+        """Describe how a step went: its learning rate, the seconds of its parts, its speed.
+
+        tokens: real tokens of its completions; width: prompt slots.
+        """
+        config = self.config
+        total = sum(seconds.values())
+        return {f"time/{part}_s": value for part, value in seconds.items()} | {
+            "optim/learning_rate": float(self.learning_rate(step)) * config.optimizer.learning_rate,
+            "perf/tokens_per_s": tokens / total,
+            "perf/model_flops_utilisation": self.step_flops(width) / total / self.peak,
+        }
 
     def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:
         """Stop before anything is learnt if sampler, learner or reference disagree."""
@@ -268,7 +327,7 @@ class OnPolicy:
         if config.model.dtype != "float32":
             return
         if config.max_ratio_gap is not None:
-            scored = self._log_probs(policies_of(state), self.placement.rows(rollout))
+            scored = to_host(self._log_probs(policies_of(state), self.placement.rows(rollout)))
             check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
         if config.max_start_kl is not None and int(state.step) == 0:
             check_start_kl(rollout, tolerance=config.max_start_kl)
@@ -292,8 +351,8 @@ def check_finite(metrics: dict[str, float], step: int) -> None:
 
 def one_step(
     setup: OnPolicy, state: TrainState, step: int, writer: MetricsWriter, *, first: bool
-) -> tuple[TrainState, dict[str, float]]:
-    """Sample, judge, learn: one batch of completions."""
+) -> tuple[TrainState, list[dict[str, float]]]:
+    """Sample, judge, learn: one batch of completions. Returns the state and the step's metrics."""
     config, algorithm = setup.config, setup.algorithm
     batch = collect(setup, state, step)
     rollout, made = batch.rollout, batch.rollout.completions
@@ -301,10 +360,7 @@ def one_step(
         setup.check_first_step(state, rollout, batch.texts)
     shown = batch.prompts[: config.log_completions]
     writer.completions(step + 1, completion_rows(shown, rollout, batch.texts, batch.scores))
-    good = batch.scores[np.isfinite(batch.scores)]
-    if good.size:
-        writer.histogram(step + 1, "objective/scores", good)
-    writer.histogram(step + 1, "completion/length", np.sum(made.mask, axis=1))
+    log_spread(writer, step + 1, batch.scores, np.sum(made.mask, axis=1))
     more = setup.greedy_scores(state, step)
     update_started = time.perf_counter()
     with announce("the update"):
@@ -318,18 +374,13 @@ def one_step(
         state = setup.sync_mask(state)
     report = {name: float(value) for name, value in jax.device_get(metrics).items()}
     times = batch.seconds | {"update": time.perf_counter() - update_started}
-    seconds = sum(times.values())
-    flops = setup.step_flops(rollout.prompts.tokens.shape[1])
-    peak = matmul_rate(jnp.dtype(config.model.dtype))
-    report |= {f"time/{part}_s": value for part, value in times.items()} | {
-        "optim/learning_rate": float(setup.learning_rate(step)) * config.optimizer.learning_rate,
-        "perf/tokens_per_s": float(np.sum(made.mask)) / seconds,
-        "perf/model_flops_utilisation": flops / seconds / peak,
-    }
+    report |= setup.rates(
+        step, times, tokens=float(np.sum(made.mask)), width=rollout.prompts.tokens.shape[1]
+    )
     report |= batch.judged
     if algorithm.further_batches:
         report["objective/samples"] = batch.samples
-    return state, report
+    return state, [report]
 
 
 def train(setup: OnPolicy, run: Run) -> None:
@@ -349,7 +400,7 @@ def train(setup: OnPolicy, run: Run) -> None:
         state = restored._replace(ref_params=reference)
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)
-    writer = MetricsWriter(run.directory, resume_step=start if found else None, sizes=sizes)
+    writer = open_writer(run.directory, start if found else None, sizes)
     with checkpoints, writer, CompileCounter() as compiled, Progress(config.steps, start) as bar:
         if found is None:
             writer.config_text(config_to_json(config))
@@ -358,23 +409,26 @@ def train(setup: OnPolicy, run: Run) -> None:
                 result = setup.evaluate(state)
                 log_evaluation(writer, 0, result)
                 held["before"] = result.scores.tolist()
-        for step in range(start, config.steps):
+        done = start
+        while done < config.steps:
+            advance = one_step if setup.fused is None else setup.fused.advance
             try:
-                state, metrics = one_step(setup, state, step, writer, first=step == start)
+                state, rows = advance(setup, state, done, writer, first=done == start)
             except UserError:
-                save(setup, checkpoints, state, step, held, writer, None)  # nothing is lost
+                save(setup, checkpoints, state, done, held, writer, None)  # nothing is lost
                 raise
-            metrics["perf/compile_count"] = compiled.count
-            done = step + 1
-            writer.scalars(done, metrics)
-            bar.update(done, score=metrics["objective/scores"], KL=metrics["objective/kl"])
-            check_finite(metrics, done)
+            for metrics in rows:
+                done += 1
+                metrics["perf/compile_count"] = compiled.count
+                writer.scalars(done, metrics)
+                bar.update(done, score=metrics["objective/scores"], KL=metrics["objective/kl"])
+                check_finite(metrics, done)
             if config.eval_every and done % config.eval_every == 0 and done < config.steps:
                 log_evaluation(writer, done, setup.evaluate(state))
-            last = done == config.steps or run.should_stop
-            if last or done % config.checkpoint_every == 0:
+            stopping = run.should_stop
+            if stopping or done == config.steps or done % config.checkpoint_every == 0:
                 save(setup, checkpoints, state, done, held, writer, metrics["objective/scores"])
-            if run.should_stop and done < config.steps:
+            if stopping and done < config.steps:
                 print(f"stopped at step {done}; the same command resumes")
                 return
         if config.eval_prompts:

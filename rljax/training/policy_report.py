@@ -10,6 +10,7 @@ import numpy as np
 
 from rljax.reporting.statistics import bootstrap_mean, bootstrap_paired_difference
 from rljax.tasks.evaluation import Evaluation
+from rljax.training.processes import is_first
 from rljax.training.writer import MetricsWriter
 from rljax.types import Rollout
 
@@ -31,6 +32,14 @@ def completion_rows(
         }
         for row, prompt in enumerate(prompts)
     ]
+
+
+def log_spread(writer: MetricsWriter, step: int, scores: np.ndarray, lengths: np.ndarray) -> None:
+    """Show how the scores and lengths [B] of a batch spread; NaN, a failed reward, is left out."""
+    good = scores[np.isfinite(scores)]
+    if good.size:
+        writer.histogram(step, "objective/scores", good)
+    writer.histogram(step, "completion/length", lengths)
 
 
 def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None:
@@ -69,7 +78,8 @@ def report(before: np.ndarray, after: Evaluation, directory: Path) -> None:
         "change": change._asdict(),
         "kl": float(np.mean(after.kl)),
     }
-    (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    if is_first():
+        (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"held-out score, {len(before)} prompts, 95% bootstrap intervals:")
     for name, row in (("before", start), ("after", end), ("change", change)):
         print(f"  {name:<7}{row.mean:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]")

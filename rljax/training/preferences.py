@@ -31,6 +31,7 @@ from rljax.training.compilation import announce
 from rljax.training.mesh import ONE_DEVICE, Placement
 from rljax.training.parts import make_part
 from rljax.training.policies import build_model, load_model
+from rljax.training.processes import any_of, is_first
 from rljax.training.supervised import Learner, held_out_batches, make_rate
 
 REFERENCE_FILE = "reference_{}.npz"
@@ -74,7 +75,7 @@ def fill_reference(
     """
     count = len(side) if limit is None else min(len(side), limit * batch_size)
     found = _cached(cache, side.digest(), count)
-    if found is None:
+    if any_of(found is None):
         print(f"the reference scores {count} records, once: kept in {cache}")
         found = np.full(side.rows.ref_log_probs.shape, np.nan, np.float32)
         for index, batch in enumerate(side.batches(batch_size)):
@@ -84,9 +85,11 @@ def fill_reference(
             with announce("the reference's scoring"):
                 made = np.asarray(log_probs(batch))
             found[start : start + batch_size] = made[: len(side) - start]
-        temporary = cache.with_name(f".{cache.name}")
-        np.savez(temporary, digest=side.digest(), log_probs=found)
-        temporary.replace(cache)
+        if is_first():
+            temporary = cache.with_name(f".{cache.name}")
+            np.savez(temporary, digest=side.digest(), log_probs=found)
+            temporary.replace(cache)
+    assert found is not None
     return dataclasses.replace(side, rows=side.rows._replace(ref_log_probs=found))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, TypeVar
 
+from rljax.training import processes
 from rljax.training.config_json import config_from_json, config_to_json, differences
 from rljax.training.errors import ConfigError, ConfigMismatch, RunInUse, UserError
 from rljax.training.manifest import write_text_atomically
@@ -39,10 +40,10 @@ class Run:
       resumed: whether it held a run of the same config before.
     """
 
-    def __init__(self, directory: Path, lock: TextIO, resumed: bool) -> None:
+    def __init__(self, directory: Path, lock: TextIO | None, resumed: bool) -> None:
         self.directory, self.resumed = directory, resumed
         self.checkpoint_dir = directory / "checkpoints"
-        self._lock: TextIO | None = lock
+        self._lock = lock
         self._signal: int | None = None
         self._handlers: dict[int, _Handler] = {}
         if threading.current_thread() is threading.main_thread():
@@ -51,8 +52,11 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether SIGTERM or SIGINT has come: finish this step, save, and leave the loop."""
-        return self._signal is not None
+        """Whether SIGTERM or SIGINT has come: finish this step, save, and leave the loop.
+
+        Of several processes each has to ask, at the same step: all stop when one of them shall.
+        """
+        return processes.any_of(self._signal is not None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal == signal.SIGINT == number:
@@ -97,8 +101,8 @@ def open_run(
 ) -> Run:
     """Make a run directory, or open one that holds a run of the same config to go on with it.
 
-    From here on SIGTERM and SIGINT set `run.should_stop` instead of ending the process; a second
-    SIGINT ends it.
+    Of several processes the first one opens it, for all. From here on SIGTERM and SIGINT set
+    `run.should_stop` instead of ending the process; a second SIGINT ends it.
 
     Args:
       workdir: the directory; None makes `runs/NAME-DATE-TIME`.
@@ -111,6 +115,21 @@ def open_run(
       ConfigError: it holds files of a run without its config, or cannot be written.
       RunInUse: another process is writing to it.
     """
+    opened: list[TextIO] = []
+
+    def take() -> tuple[str, bool]:
+        directory, lock, resumed = _open(workdir, config, ignore, name)
+        opened.append(lock)
+        return str(directory), resumed
+
+    directory, resumed = processes.first_decides(take)
+    return Run(Path(directory), opened[0] if opened else None, resumed)
+
+
+def _open(
+    workdir: str | Path | None, config: Any, ignore: tuple[str, ...], name: str
+) -> tuple[Path, TextIO, bool]:
+    """Lock a run directory and write its config; say whether it is resumed."""
     directory = Path(workdir) if workdir is not None else new_workdir(name)
     directory = directory.expanduser().absolute()
     text = json.dumps(config_to_json(config), indent=2, ensure_ascii=False) + "\n"
@@ -127,7 +146,7 @@ def open_run(
     except BaseException:
         lock.close()
         raise
-    return Run(directory, lock, resumed)
+    return directory, lock, resumed
 
 
 def _lock(directory: Path) -> TextIO:

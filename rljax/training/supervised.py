@@ -25,9 +25,10 @@ from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
 from rljax.training.mesh import ONE_DEVICE, Placement
 from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.processes import is_first
 from rljax.training.progress import Progress
 from rljax.training.run import Run
-from rljax.training.writer import MetricsWriter
+from rljax.training.writer import MetricsWriter, open_writer
 
 CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "mesh")
 """Fields of a `SupervisedExperiment` that may differ when a run goes on: `open_run`'s ignore."""
@@ -126,7 +127,8 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
 def report(before: Mapping[str, float], after: Mapping[str, float], directory: Path) -> None:
     """Print how the held-out numbers changed and save them as result.json."""
     result = {"before": dict(before), "after": dict(after)}
-    (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    if is_first():
+        (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"held-out data:{'before':>17}{'after':>12}")
     for name, value in after.items():
         print(f"  {name:<17}{before[name]:>12.4f}{value:>12.4f}")
@@ -216,7 +218,7 @@ def run_supervised(
         state = placement.put(learner.restored(part))
         print(f"resumed {run.directory} at step {start}")
     del found  # the first update gives its arrays away
-    writer = MetricsWriter(run.directory, resume_step=None if fresh else start, sizes=sizes)
+    writer = open_writer(run.directory, None if fresh else start, sizes)
     with checkpoints, writer, CompileCounter() as compiled:
         loop = _Loop(experiment, learner, checkpoints, writer, held, placement)
         if fresh:

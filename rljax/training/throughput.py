@@ -1,8 +1,10 @@
-"""Measure what this machine's matrix unit gives, as the yardstick of utilisation."""
+"""Measure this machine: what its matrix unit gives, how long calls take, what memory they need."""
 
 from __future__ import annotations
 
+import resource
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,3 +36,24 @@ def matmul_rate(
         if min(times) >= shortest_s or 2 * size > largest:
             return 2.0 * size**3 / min(times)
         size *= 2
+
+
+def interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Time calls in turn, so that a busy moment of the machine meets all of them: seconds."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, times in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times.append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Return the highest memory of this process so far, on the host and on the device, in MiB."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    device = stats.get("peak_bytes_in_use")
+    return {
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_device_mb": None if device is None else device / 2**20,
+    }

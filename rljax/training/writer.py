@@ -25,6 +25,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams as hparams_summaries
 
+from rljax.training import processes
 from rljax.training.errors import UserError
 from rljax.training.manifest import write_text_atomically
 
@@ -301,6 +302,47 @@ class MetricsWriter:
 
     def __exit__(self, *unused: object) -> None:
         self.close()
+
+
+class SilentWriter(MetricsWriter):
+    """Writes nothing: of several processes, all but the first have this one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def histogram(self, step: int, name: str, values: Any) -> None:
+        """Write nothing."""
+
+    def text(self, step: int, name: str, markdown: str) -> None:
+        """Write nothing."""
+
+    def completions(self, *unused: Any, **named: Any) -> None:
+        """Write nothing."""
+
+    def config_text(self, config: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def hparams(self, fields: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Write nothing."""
+
+    def flush(self) -> dict[str, int]:
+        """Return no sizes: the first process knows them."""
+        return {}
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+def open_writer(
+    workdir: str | Path, resume_step: int | None, sizes: Mapping[str, int] | None
+) -> MetricsWriter:
+    """Open the writer of a run in its first process, a silent one in the others."""
+    if not processes.is_first():
+        return SilentWriter()
+    return MetricsWriter(workdir, resume_step, sizes)
 
 
 def _check_names(values: Mapping[str, Any]) -> None:

@@ -33,6 +33,22 @@ def test_every_part_is_measured(script, tmp_path, capsys):
     assert all(f"\n{name} " in out for name in tokens) and "matrix product" in out
 
 
+@pytest.mark.slow
+def test_slots_are_compared_with_the_batch(script, tmp_path, capsys):
+    sizes = ["--batch", "12", "--new", "16", "--parts", "prefill", "--slots", "3"]
+    queue = numbers(script, tmp_path, "--model", "shape:tiny-gpt2", *sizes)["slots"]
+    assert 2 < queue["mean_length"] < 6 and queue["same_share"] == 1
+    assert len(queue["ratios"]) == 2 and all(ratio > 0 for ratio in queue["ratios"])
+    assert "through 3 slots" in capsys.readouterr().out
+
+
+def test_slots_need_a_queue_and_ends(script):
+    benchmark = script("benchmark").Benchmark
+    for changes, message in (({"batch": 3}, "slots is 3"), ({"new": 4}, "new is 4")):
+        with pytest.raises(ValueError, match=message):
+            benchmark(slots=3, **changes).validate()
+
+
 def test_the_work_is_two_flops_a_weight_and_token(script):
     module = script("benchmark")
     config = module.SHAPES["tiny-gpt2"]

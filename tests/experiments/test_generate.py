@@ -41,6 +41,15 @@ def test_a_completion_does_not_depend_on_its_batch(rows):
     assert rows(*argv, "--seed", 1) != rows(*argv)
 
 
+@pytest.mark.slow
+def test_slots_write_the_same(rows):
+    argv = [*MODEL, *SHORT, "--prompt", "hello", "--prompt", "film", "--num-samples", 3]
+    made, queued = rows(*argv), rows(*argv, "--sampling.slots", 2)
+    assert [row["completion"] for row in queued] == [row["completion"] for row in made]
+    for one, other in zip(made, queued, strict=True):
+        assert one["log_prob"] == pytest.approx(other["log_prob"], abs=1e-4)
+
+
 def test_prompts_from_a_file_and_from_stdin(rows, tmp_path, monkeypatch):
     file = tmp_path / "mine.jsonl"
     file.write_text('{"text": "one"}\n{"text": "two"}\n')
@@ -118,6 +127,8 @@ def test_widths_are_few(script):
             "leaves no room for a prompt",
         ),
         ([*MODEL, "--prompt", "a", "--sampling.top-p", "0"], "top_p"),
+        ([*MODEL, "--prompt", "a", "--sampling.slots", "16"], "slots is 16, but a batch has only"),
+        ([*MODEL, "--interactive", "--sampling.slots", "2"], "leave out --prompt"),
     ],
 )
 def test_what_is_wrong_is_said(fails, argv, message):

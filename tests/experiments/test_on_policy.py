@@ -52,6 +52,14 @@ def metrics_of(directory) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").open()]
 
 
+def test_slots_train_the_same(start):
+    """A shared critic's values come through the slots too."""
+    whole, queued = (start("ppo", f"slots{n}", **{"sampling.slots": n}) for n in (None, 3))
+    for one, other in zip(metrics_of(whole), metrics_of(queued), strict=True):
+        for name in ("objective/scores", "completion/length", "policy/loss", "value/loss"):
+            assert one.get(name) == pytest.approx(other.get(name), rel=1e-3, abs=1e-5)
+
+
 @pytest.mark.parametrize("part", [{"lora.rank": 2}, {"train-layers": 1}], ids=str)
 def test_only_a_part_is_trained_saved_and_loaded(start, part):
     name = next(iter(part))

@@ -64,11 +64,18 @@ def same_numbers(one: Path, many: Path, relative: float = 1e-4) -> None:
     assert [row["completion"] for row in rows[0]] == [row["completion"] for row in rows[1]]
 
 
-def nothing_recompiles(directory: Path) -> None:
-    """The programs built grow from step to step only as they do on one device."""
-    rows = read_jsonl(directory / "metrics.jsonl")
-    counts = [row["perf/compile_count"] for row in rows if "perf/compile_count" in row]
-    assert counts[-1] - counts[1] <= 1 * (len(counts) - 2)
+def nothing_recompiles(one: Path, many: Path) -> None:
+    """The last step builds no more programs than it does on one device.
+
+    The first checkpoint builds some: Orbax slices what stands on several devices, so that each
+    writes a part of it.
+    """
+    growths = []
+    for directory in (one, many):
+        rows = read_jsonl(directory / "metrics.jsonl")
+        counts = [row["perf/compile_count"] for row in rows if "perf/compile_count" in row]
+        growths.append(counts[-1] - counts[-2])
+    assert growths[1] <= growths[0]
 
 
 def shared_out(directory: Path, ways: int, slack: float = 1.1) -> None:
@@ -137,8 +144,18 @@ def supervised(folder: Path, name: str) -> Flags:
     }
 
 
-def compare(folder: Path, name: str, base: Flags, meshes: list[tuple[int, int, int]]) -> None:
-    """Run a script on one device and on meshes of 8, and compare."""
+def compare(
+    folder: Path,
+    name: str,
+    base: Flags,
+    meshes: list[tuple[int, int, int]],
+    slack: float = 1.3,
+) -> None:
+    """Run a script on one device and on meshes of 8, and compare.
+
+    slack: how much more than its share a device holds with `tensor`: 259 tokens are not even, so
+    that embeddings are whole there.
+    """
     label = f"{name}-{len(list(folder.iterdir()))}"
     jobs = [(name, base | {"workdir": folder / f"{label}-one"})]
     jobs += [(name, base | {"workdir": folder / f"{label}-{m}"} | mesh(*m)) for m in meshes]
@@ -146,9 +163,8 @@ def compare(folder: Path, name: str, base: Flags, meshes: list[tuple[int, int, i
     for sizes in meshes:
         many = folder / f"{label}-{sizes}"
         same_numbers(folder / f"{label}-one", many)
-        nothing_recompiles(many)
-        # 259 tokens are not even: embeddings are whole along `tensor`
-        shared_out(many, sizes[1] * sizes[2], slack=1.1 if sizes[2] == 1 else 1.3)
+        nothing_recompiles(folder / f"{label}-one", many)
+        shared_out(many, sizes[1] * sizes[2], slack=1.1 if sizes[2] == 1 else slack)
 
 
 def test_ppo(folder):
@@ -158,7 +174,8 @@ def test_ppo(folder):
 def test_ppo_with_adapters_and_a_critic_of_its_own(folder):
     more = {"lora.rank": 4, "ppo.critic": "separate", "ppo.num-minibatches": 1}
     more |= {"ppo.gradient-accumulation": 2}
-    compare(folder, "ppo", on_policy(folder, "ppo") | more, [(2, 2, 2)])
+    # of the two halves of an adapter `tensor` shares out one
+    compare(folder, "ppo", on_policy(folder, "ppo") | more, [(2, 2, 2)], slack=1.7)
 
 
 def test_ppo_under_an_action_mask(folder):
