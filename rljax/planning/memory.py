@@ -61,44 +61,53 @@ def gathered_parameters(params: Any, layout: Layout | None) -> int:
 
 def cache_bytes(plan: PlanConfig, config: TransformerConfig, itemsize: int) -> int:
     """Count the keys and values of one device's sequences: a group's prompt once."""
-    rows = plan.batch // plan.mesh.row_devices
-    group = plan.step.sampled_group
-    prompts = rows // group if rows % group == 0 else rows
-    slots = prompts * plan.prompt + rows * plan.new
+    rows, group = rows_at_once(plan, "sample")
+    slots = rows // group * plan.prompt + rows * plan.new
     heads = config.num_kv_heads
     if heads % plan.mesh.tensor == 0:
         heads //= plan.mesh.tensor
     return 2 * config.num_layers * heads * config.head_dim * slots * itemsize
 
 
-def pass_rows(plan: PlanConfig) -> int:
-    """Return how many sequences a device computes the gradient of at once."""
-    return plan.step.pass_rows[0] // plan.mesh.row_devices
+def rows_at_once(plan: PlanConfig, program: str) -> tuple[int, int]:
+    """Return how many sequences a device runs at once, and how many of them share a prompt."""
+    if program == "update":
+        rows, group = plan.step.pass_rows[0] // plan.mesh.row_devices, plan.step.learnt_group
+    else:
+        rows, group = plan.batch // plan.mesh.row_devices, plan.step.sampled_group
+    return rows, group if rows % group == 0 else 1
 
 
-def logits_bytes(plan: PlanConfig, config: TransformerConfig) -> int:
-    """Count one float32 chunk of logits, as the update holds it."""
+def logits_bytes(plan: PlanConfig, config: TransformerConfig, program: str) -> int:
+    """Count float32 logits: one chunk, twice in the update, which holds its gradient too."""
+    rows = rows_at_once(plan, program)[0]
     vocabulary = config.vocab_size
     if vocabulary % plan.mesh.tensor == 0:
         vocabulary //= plan.mesh.tensor
-    return 4 * min(plan.score_rows, pass_rows(plan) * plan.new) * vocabulary
+    if program == "sample":
+        return 4 * rows * vocabulary
+    chunk = 4 * min(plan.score_rows, rows * plan.new) * vocabulary
+    return 2 * chunk if program == "update" else chunk
 
 
-def attention_bytes(plan: PlanConfig, config: TransformerConfig) -> int:
-    """Count the float32 attention weights of one layer in the update."""
-    length = plan.prompt + plan.new
-    return 4 * pass_rows(plan) * config.num_heads * length**2 // plan.mesh.tensor
+def attention_bytes(plan: PlanConfig, config: TransformerConfig, program: str) -> int:
+    """Count the float32 attention weights of one layer, of all rows that run at once."""
+    rows, group = rows_at_once(plan, program)
+    new = 0 if program == "sample" else plan.new
+    pairs = plan.prompt**2 + group * new * (plan.prompt + new)
+    return 4 * (rows // group) * config.num_heads * pairs // plan.mesh.tensor
 
 
-def in_dtype(temporary: float, plan: PlanConfig, config: TransformerConfig) -> float:
-    """Turn temporaries of the program in float32 into those in the plan's dtype.
+def in_dtype(temporary: float, plan: PlanConfig, config: TransformerConfig, program: str) -> float:
+    """Turn temporaries of a program in float32 into those in the plan's dtype.
 
-    A CPU computes bfloat16 in float32 and keeps copies of it, so the program is compiled in float32
-    and its temporaries halved, but for logits, their gradient and attention weights, which are
-    float32 in both.
+    A CPU computes bfloat16 in float32 and keeps copies of it, so programs are compiled in float32
+    and their temporaries halved, but for logits and attention weights (of all layers, in an update
+    that does not recompute them), which are float32 in both.
     """
     if plan.dtype == "float32":
         return temporary
-    kept = 1 if plan.remat else config.num_layers
-    always = 2 * logits_bytes(plan, config) + kept * attention_bytes(plan, config)
+    kept = config.num_layers if program == "update" and not plan.remat else 1
+    attention = kept * attention_bytes(plan, config, program)
+    always = logits_bytes(plan, config, program) + attention
     return (temporary + min(temporary, always)) / 2

@@ -111,7 +111,7 @@ def compile_costs(
             for name, cost in first.items()
         }
     return {
-        name: cost._replace(temporary=in_dtype(cost.temporary, plan, config))
+        name: cost._replace(temporary=in_dtype(cost.temporary, plan, config, name))
         for name, cost in costs.items()
     }
 
@@ -146,8 +146,7 @@ def _parts(
         named["stacked copy"] *= 2 if program == "update" else 1  # of the gradients too
     if program == "sample":
         named["keys and values"] = cache
-    else:
-        named["logits"] = (2 if program == "update" else 1) * logits_bytes(plan, config)
+    named["logits"] = logits_bytes(plan, config, program)
     left = cost.temporary + cost.results
     parts: dict[str, float] = dict(state)
     for name, size in named.items():

@@ -9,6 +9,7 @@ from rljax.models.config import TransformerConfig
 from rljax.models.flops import forward_flops
 from rljax.planning.chips import Chip
 from rljax.planning.config import PlanConfig
+from rljax.planning.memory import rows_at_once
 from rljax.planning.programs import Cost
 
 
@@ -45,10 +46,7 @@ class Flops(NamedTuple):
 def model_flops(plan: PlanConfig, config: TransformerConfig) -> Flops:
     """Count the operations of a step (rljax.models.flops); recomputation is not counted."""
     batch, prompt, new, step = plan.batch, plan.prompt, plan.new, plan.step
-    rows = batch // plan.mesh.row_devices
-    part = step.pass_rows[0] // plan.mesh.row_devices
-    shared = step.sampled_group if rows % step.sampled_group == 0 else 1
-    learnt = step.learnt_group if part % step.learnt_group == 0 else 1
+    shared, learnt = (rows_at_once(plan, program)[1] for program in ("sample", "update"))
 
     def read(group: int, head: int) -> float:
         tokens = batch // group
