@@ -1,6 +1,6 @@
 """The programs of a training step, compiled for arrays that do not exist.
 
-They are those of `rljax.training.on_policy`: sampling, the reference's scoring, the update with its
+They are those of `rljax.training.programs`: sampling, the reference's scoring, the update with its
 state donated. Only shapes are known; XLA lays their memory out without allocating any of it.
 """
 

@@ -18,7 +18,8 @@ from rljax.experiment import GRPOExperiment, PPOExperiment
 from rljax.training.batches import collect
 from rljax.training.flags import parse_config
 from rljax.training.mesh import open_mesh
-from rljax.training.on_policy import OnPolicy, policies_of
+from rljax.training.programs import policies_of
+from rljax.training.setup import OnPolicy
 from tests.parallel.child import count_bytes
 
 
@@ -51,11 +52,11 @@ def main() -> None:
     rollout, scores, made = rows
     policies, prompts = policies_of(state), rollout.prompts
     programs = {
-        "sample": measured(setup._act[group], policies, prompts, key),
-        "score": measured(setup._refer[group], policies, (prompts, made)),
-        "update": measured(setup.update, state, rollout, scores, key),
+        "sample": measured(setup.programs.act[group], policies, prompts, key),
+        "score": measured(setup.programs.refer[group], policies, (prompts, made)),
+        "update": measured(setup.programs.update, state, rollout, scores, key),
     }
-    state, metrics = setup.update(state, rollout, scores, key)
+    state, metrics = setup.programs.update(state, rollout, scores, key)
     assert np.isfinite(float(metrics["policy/loss"]))
     print(json.dumps({"state": held, "programs": programs, "prompt": prompts.tokens.shape[1]}))
 
