@@ -1,10 +1,15 @@
 """Sums and products with one right answer (reasoning-gym), GRPO on SmolLM2-135M.
 
 Two-term sums of one and two digits, and products of one digit, after a solved example; reward 1
-for the right first line, else 0.
+for the right first line, else 0. 264 problems to train on, 228 held out, no one in both.
 
-Held-out accuracy before: 0.27 of 200. After is not measured yet: 8 prompts of 8 samples at rate
-5e-5 without KL collapsed within ten steps, and these settings have not been run to the end.
+Held-out accuracy at temperature 0.7 (one seed, 200 problems): 0.150 [0.100, 0.200] before,
+0.590 [0.520, 0.655] after, change +0.440 [+0.370, +0.510], KL 2.3 nats; the 64 steps took 21
+minutes on 2 cores beside other programs, the fastest 17 s. The first steps teach the form (the
+model starts out with "24." and with numbers of the question), the later ones to subtract.
+
+Without "Answer:" it ends a product before it begins, and 80 steps gave +0.115; 8 prompts of 8
+samples at rate 5e-5 without KL collapsed within ten steps.
 
     python experiments/grpo.py --config configs/grpo_arithmetic.py
 """

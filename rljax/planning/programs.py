@@ -13,20 +13,19 @@ import jax
 import jax.numpy as jnp
 
 from rljax.algorithms import grpo, ppo
-from rljax.algorithms.actor_critic import complete_params, init_state, make_act
+from rljax.algorithms.actor_critic import init_state
 from rljax.kl import make_kl_controller
 from rljax.models.config import TransformerConfig
 from rljax.models.loading import parameter_shapes
 from rljax.models.trainable import make_trainable
 from rljax.models.transformer import make_model
 from rljax.models.weights import unflatten
-from rljax.parallel import over_rows
 from rljax.planning.config import PlanConfig
 from rljax.planning.hlo import count_work
 from rljax.rollout.distribution import SamplingConfig
-from rljax.rollout.scoring import make_score
 from rljax.training.mesh import Placement, make_layout, open_mesh
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
+from rljax.training.programs import Acting, make_programs, policies_of
 from rljax.types import Completions, Prompts, Rollout, TrainState
 
 Program = tuple[Any, tuple[Any, ...]]
@@ -98,35 +97,22 @@ class Step:
 
     def programs(self) -> dict[str, Program]:
         """Return sampling, the reference's scoring and the update, by name."""
-        step, group, jit = self.plan.step, self.plan.step.sampled_group, self.placement.jit
-        score = make_score(self.model, self.sampling, (), rows=step.score_rows)
-        act = make_act(self.model, self.sampling, (), 0, group=group)
-        compose = self.trainable.compose
-
-        def sample(policies: Any, prompts: Prompts, key: jax.Array) -> Completions:
-            return act(complete_params(compose, *policies), prompts, key)
-
-        def refer(base: Any, text: tuple[Prompts, Completions]) -> jax.Array:
-            return score(base, *text, group=group).log_probs
-
+        step, compose = self.plan.step, self.trainable.compose
         make = grpo.make_update if self.plan.algorithm == "grpo" else ppo.make_update
         config: Any = step
         update = make(self.model, config, self.sampling, (), self.optimizer, compose)
+        acting = Acting(self.model, self.sampling, step, (), 0, compose)
+        made = make_programs(acting, update, self.placement, self.state)
         state, key = self.state(), jax.eval_shape(lambda: jax.random.key(0))
-        prompts, made = self.batch()
-        rollout = Rollout(prompts, made, made.log_probs)
+        prompts, written = self.batch()
+        rollout = Rollout(prompts, written, written.log_probs)
         scores = self._rows(_array((self.plan.batch,), jnp.float32))
-        kept = self.placement.outputs(lambda: state, rest=True)
-        policies = (state.params, state.ref_params)
+        group, policies = step.sampled_group, policies_of(state)
         return {
-            "sample": (jit(lambda *args: over_rows(sample)(*args)), (policies, prompts, key)),
-            "score": (
-                jit(lambda *args: over_rows(refer)(*args)), (state.ref_params, (prompts, made))
-            ),
-            "update": (
-                jit(update, donate_argnums=0, **kept), (state, rollout, scores, key)
-            ),
-        }  # fmt: skip
+            "sample": (made.act[group], (policies, prompts, key)),
+            "score": (made.refer[group], (policies, (prompts, written))),
+            "update": (made.update, (state, rollout, scores, key)),
+        }
 
 
 class Cost(NamedTuple):
