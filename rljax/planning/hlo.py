@@ -122,10 +122,12 @@ def replica_groups(tail: str, devices: int) -> list[list[int]]:
 
 
 def axes_of(groups: list[list[int]], mesh: Mapping[str, int]) -> str:
-    """Name the mesh axes along which the devices of a group differ, joined by "+"."""
+    """Name the mesh axes along which the devices of a group differ, joined by "+"; "": none."""
     sizes = tuple(mesh.values())
-    places = np.array([np.unravel_index(device, sizes) for device in groups[0]])
-    differ = (places != places[0]).any(axis=0)
+    differ = np.zeros(len(sizes), bool)
+    for group in groups:  # a permutation may leave some devices where they are
+        places = np.array([np.unravel_index(device, sizes) for device in group])
+        differ |= (places != places[0]).any(axis=0)
     return "+".join(itertools.compress(mesh, differ))
 
 
@@ -165,9 +167,9 @@ def count_work(
                 total["flops"] += _dot_flops(instruction, types)
             if op.removesuffix("-start") in _COLLECTIVES:
                 groups = replica_groups(tail, devices)
-                if len(groups[0]) > 1:
-                    sent = _sent(instruction, len(groups[0]), float_scale)
-                    total[axes_of(groups, mesh)] += sent
+                axes = axes_of(groups, mesh)
+                if axes:
+                    total[axes] += _sent(instruction, len(groups[0]), float_scale)
                 continue
             trips = 1
             if op == "while":

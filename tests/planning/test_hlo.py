@@ -37,6 +37,8 @@ def test_groups_are_named_by_the_axes_they_lie_along():
     assert axes_of([[0, 1, 2, 3], [4, 5, 6, 7]], MESH) == "fsdp"
     assert axes_of([[0, 4], [1, 5]], MESH) == "data"
     assert axes_of([list(range(8))], MESH) == "data+fsdp"
+    assert axes_of([[0, 0], [1, 2], [2, 1]], MESH) == "fsdp"
+    assert axes_of([[0], [1]], MESH) == ""
 
 
 PROGRAM = """

@@ -73,6 +73,7 @@ def test_memory_is_that_of_the_programs_that_training_runs(tmp_path, name):
         "task.prompt-tokens": 8,
         "task.min-prompt-tokens": 4,
         "sampling.max-new-tokens": 16,
+        "eval-prompts": 0,
         f"{script}.batch-size": 16,
         f"{script}.num-epochs": 2,
     } | real_flags
