@@ -5,8 +5,11 @@ for the right first line, else 0. 264 problems to train on, 228 held out, no one
 
 Held-out accuracy at temperature 0.7 (one seed, 200 problems): 0.150 [0.100, 0.200] before,
 0.590 [0.520, 0.655] after, change +0.440 [+0.370, +0.510], KL 2.3 nats; the 64 steps took 21
-minutes on 2 cores beside other programs, the fastest 17 s. The first steps teach the form (the
-model starts out with "24." and with numbers of the question), the later ones to subtract.
+minutes on 2 cores beside other programs, the fastest 17 s. By kind, before and after: products
+0.05 -> 0.97 (40), one-digit sums 0.48 -> 0.96 (27), differences from 0 up 0.42 -> 0.95 (19); sums
+of longer numbers 0.16 -> 0.61 (44), such differences 0.00 -> 0.23 (31); below 0 next to nothing is
+learnt (39). Greedy answers: 0.215 -> 0.585, so it is more than sharpening; part of it is
+the form (it starts out with "24." and with numbers of the question).
 
 Without "Answer:" it ends a product before it begins, and 80 steps gave +0.115; 8 prompts of 8
 samples at rate 5e-5 without KL collapsed within ten steps.

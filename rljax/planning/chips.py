@@ -1,4 +1,7 @@
-"""Figures of accelerators, as their vendors' data sheets give them.
+"""Figures of accelerators, after their vendors' data sheets.
+
+Only those of v5e, L40S and A100 (40 GB) were compared with their sources; before money depends on
+one of the others, look it up, and correct it with --figures.*.
 
 NVIDIA: the data sheets of H100 and H200 (SXM), A100 (SXM4, 80 and 40 GB) and L40S, and the Ada
 architecture white paper (RTX 4090). Rates are dense, without sparsity; float32 is that of the plain
