@@ -6,6 +6,7 @@ import math
 import pytest
 
 from rljax.models import load_pretrained, save_pretrained
+from rljax.models.architectures import SHAPES
 from rljax.models.flops import layer_parameters
 from rljax.models.loading import parameter_shapes
 
@@ -51,7 +52,7 @@ def test_slots_need_a_queue_and_ends(script):
 
 def test_the_work_is_two_flops_a_weight_and_token(script):
     module = script("benchmark")
-    config = module.SHAPES["tiny-gpt2"]
+    config = SHAPES["tiny-gpt2"]
     flags = module.Benchmark(batch=2, prompt=6, new=4)
     work = module.part_work(flags, config)
     layers = config.num_layers * layer_parameters(config)
@@ -75,7 +76,7 @@ def test_a_shape_by_name_and_from_a_config(script, tmp_path):
     # SmolLM2-135M has 134,515,008 parameters, GPT-2 124,439,808.
     sizes = {"smollm2-135m": 134_515_008, "gpt2": 124_439_808}
     for name, size in sizes.items():
-        shapes = parameter_shapes(module.SHAPES[name])
+        shapes = parameter_shapes(SHAPES[name])
         assert sum(math.prod(shape) for shape in shapes.values()) == size
 
 
