@@ -100,7 +100,7 @@ def run_loop(setup: OnPolicy, start: TrainState) -> None:
     for step in range(setup.config.steps):
         batch = collect(setup, state, step)
         key = role_key(setup.config.seed, Role.SHUFFLING, step)
-        state, metrics = setup.update(state, batch.rollout, jnp.asarray(batch.scores), key)
+        state, metrics = setup.programs.update(state, batch.rollout, jnp.asarray(batch.scores), key)
         jax.device_get(metrics)
 
 
