@@ -39,15 +39,15 @@ CHANGES = {
     "missing_eos_penalty": -3.0,
     "clip_scores": 0.5,
     "scale_scores": "mean_std",
-    "truncate_token": 9,
+    "truncate_token": 13,
     "mask_truncated": True,
     "overlong_buffer": 3,
 }
 WITH = {
     "dual_clip": ({"num_epochs": 4, "clip_eps": 0.9}, 1.0001),
     "kl_place": ({"kl_place": "score"}, "tokens"),
-    "truncate_after": ({"truncate_token": 9, "truncate_after": 0}, 4),
-    "truncate_penalty": ({"truncate_token": 9, "truncate_after": 2}, 5.0),
+    "truncate_after": ({"truncate_token": 13, "truncate_after": 0}, 4),
+    "truncate_penalty": ({"truncate_token": 13, "truncate_after": 2}, 5.0),
 }
 ELSEWHERE = {
     "batch_size": "sizes of the batch: tests/experiments",
@@ -96,7 +96,7 @@ def test_parts_add_up(world, rollout, aggregation):
     whole = dataclasses.replace(BASE, num_minibatches=1, loss_aggregation=aggregation)
     split = dataclasses.replace(whole, gradient_accumulation=4)
     (a, metrics), (b, other) = (world.update(c, rollout=rollout) for c in (whole, split))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), a.params, b.params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-5), a.params, b.params)
     for name in metrics:
         np.testing.assert_allclose(metrics[name], other[name], rtol=1e-4, atol=1e-5, err_msg=name)
 

@@ -44,13 +44,13 @@ CHANGES = {
     "missing_eos_penalty": -3.0,
     "clip_scores": 0.5,
     "scale_scores": "std",
-    "truncate_token": 9,
+    "truncate_token": 13,
 }
 WITH = {
     "dual_clip": ({"num_epochs": 4, "clip_eps": 0.9}, 1.0001),
     "scale_scores": ({"scale_scores": "std"}, "mean_std"),
-    "truncate_after": ({"truncate_token": 9, "truncate_after": 0}, 4),
-    "truncate_penalty": ({"truncate_token": 9, "truncate_after": 2}, 5.0),
+    "truncate_after": ({"truncate_token": 13, "truncate_after": 0}, 4),
+    "truncate_penalty": ({"truncate_token": 13, "truncate_after": 2}, 5.0),
     "mask_top_p": ({"mask_top_p": 0.3, "mask_min_tokens": 2}, 0.9),
     "mask_min_tokens": ({"mask_top_p": 0.3, "mask_min_tokens": 2}, 12),
 }
