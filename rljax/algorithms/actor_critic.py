@@ -187,11 +187,8 @@ def make_act(
     return act
 
 
-def make_collect(act: Act, score: Score, group: int = 1) -> Collect:
-    """Compose collect(params, ref_params, prompts, key[, mask_params]) -> Rollout.
-
-    group: as `make_score`'s, for the reference.
-    """
+def make_collect(act: Act, score: Score) -> Collect:
+    """Compose collect(params, ref_params, prompts, key[, mask_params]) -> Rollout."""
 
     def collect(
         params: Params,
@@ -201,7 +198,7 @@ def make_collect(act: Act, score: Score, group: int = 1) -> Collect:
         mask_params: Params | None = None,
     ) -> Rollout:
         completions = act(params, prompts, key, mask_params)
-        scored = score(ref_params, prompts, completions, mask_params, group=group)
+        scored = score(ref_params, prompts, completions, mask_params)
         return Rollout(prompts, completions, scored.log_probs, scored.mask_hidden)
 
     return collect
