@@ -1,4 +1,4 @@
-"""Move the rows of a key/value cache about; only the axes' order is known here.
+"""Key/value caches as wholes: make room, share prompts, move rows about.
 
 Every array of a cache is [..., B, K, ., .], whatever stands before: layers that are looped over lie
 on a leading axis.
@@ -8,14 +8,59 @@ B sequences, K key/value heads, S cache slots, P prompt slots.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rljax.models.layers import LayerCache
+
 Cache = Any
+"""A pytree that only the model looks into: one LayerCache per layer, or stacks of them."""
 BATCH = -4
 """The axis of the sequences."""
+
+
+class GroupCache(NamedTuple):
+    """The cache of sequences that share prompts, G each."""
+
+    own: Cache
+    """As a cache of the completions alone: B sequences, slots P to S."""
+    prompt: Cache
+    """As a cache of the prompts alone: B / G sequences, slots 0 to P."""
+
+
+def is_layer(node: Any) -> bool:
+    """Say whether a part of a cache is that of one layer, or of a stack of them."""
+    return isinstance(node, LayerCache)
+
+
+def widen(cache: Cache, slots: int) -> Cache:
+    """Add so many empty slots behind those that there are."""
+
+    def wider(layer: LayerCache) -> LayerCache:
+        lead = [(0, 0)] * (layer.keys.ndim - 2)
+        keys = jnp.pad(layer.keys, [*lead, (0, 0), (0, slots)])
+        return LayerCache(keys, jnp.pad(layer.values, [*lead, (0, slots), (0, 0)]))
+
+    return jax.tree.map(wider, cache, is_leaf=is_layer)
+
+
+def group_cache(prompts: Cache, slots: int, group: int) -> GroupCache:
+    """Give each prompt's cache `group` sequences, one after another, with empty slots of their own.
+
+    slots: of each sequence.
+    """
+
+    def empty(layer: LayerCache) -> LayerCache:
+        *lead, rows, heads, head_dim, _ = layer.keys.shape
+        lead = [*lead, rows * group, heads]
+        return LayerCache(
+            jnp.zeros([*lead, head_dim, slots], layer.keys.dtype),
+            jnp.zeros([*lead, slots, head_dim], layer.values.dtype),
+        )
+
+    return GroupCache(jax.tree.map(empty, prompts, is_leaf=is_layer), prompts)
 
 
 def empty_cache(like: Cache, rows: int) -> Cache:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, widen
 from rljax.models.config import TransformerConfig
 from rljax.models.layers import Block, GroupMask, LayerCache, Norm
 from rljax.models.lora import merge
@@ -18,8 +19,6 @@ from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
 
 Params = dict[str, Any]
-Cache = Any
-"""A pytree that only the model looks into: one LayerCache per layer, or stacks of them."""
 Masks = dict[bool, Any]
 """By kind of layer (does it slide): what each query sees, [B, T, T] or a GroupMask."""
 
@@ -285,19 +284,6 @@ def _hidden_groups(
     return jnp.concatenate([first, hidden[:, width:].reshape(batch, seen, hidden.shape[2])], axis=1)
 
 
-class GroupCache(NamedTuple):
-    """The cache of sequences that share prompts, G each."""
-
-    own: Any
-    """As a cache of the completions alone: B sequences, slots P to S."""
-    prompt: Any
-    """As a cache of the prompts alone: B / G sequences, slots 0 to P."""
-
-
-def _is_layer(node: Any) -> bool:
-    return isinstance(node, LayerCache)
-
-
 def _prefill(
     settings: Settings,
     params: Params,
@@ -308,23 +294,7 @@ def _prefill(
 ) -> tuple[jax.Array, Cache]:
     final, cache = _run(settings, params, tokens, attention_mask)
     missing = slots - tokens.shape[1]
-
-    def widen(layer: LayerCache) -> LayerCache:
-        lead = [(0, 0)] * (layer.keys.ndim - 2)
-        keys = jnp.pad(layer.keys, [*lead, (0, 0), (0, missing)])
-        return LayerCache(keys, jnp.pad(layer.values, [*lead, (0, missing), (0, 0)]))
-
-    def empty(layer: LayerCache) -> LayerCache:
-        *lead, rows, heads, head_dim, _ = layer.keys.shape
-        lead = [*lead, rows * group, heads]
-        return LayerCache(
-            jnp.zeros([*lead, head_dim, missing], layer.keys.dtype),
-            jnp.zeros([*lead, missing, head_dim], layer.values.dtype),
-        )
-
-    if group == 1:
-        return final, jax.tree.map(widen, cache, is_leaf=_is_layer)
-    return final, GroupCache(jax.tree.map(empty, cache, is_leaf=_is_layer), cache)
+    return final, widen(cache, missing) if group == 1 else group_cache(cache, missing, group)
 
 
 def _decode(
@@ -351,14 +321,14 @@ def _decode(
     block = Block(config, kind)
 
     def step(layer_params: Params, x: Any, layer_cache: Any, slides: bool) -> Any:
-        own, prompt = (layer_cache, None) if _is_layer(layer_cache) else layer_cache
+        own, prompt = (layer_cache, None) if is_layer(layer_cache) else layer_cache
         arguments = (x, ropes[slides], masks[slides], own, slot, prompt)
         return block.apply({"params": layer_params}, *arguments, method="decode")
 
     x = _embed(config, params, token, position, kind).T  # [D, B]
     read = cache
     if isinstance(cache, GroupCache):  # a layer reads both parts, and writes its own
-        read = jax.tree.map(lambda *parts: parts, cache.own, cache.prompt, is_leaf=_is_layer)
+        read = jax.tree.map(lambda *parts: parts, cache.own, cache.prompt, is_leaf=is_layer)
     x, own = run_layers(settings.layers(), params, x, read, step)
     made = cache._replace(own=own) if isinstance(cache, GroupCache) else own
     return Norm(config, kind).apply({"params": params["final_norm"]}, x, True), made

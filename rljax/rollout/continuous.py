@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from rljax.models.cache import Cache, empty_cache, replace_prompts, take_rows
 from rljax.models.transformer import Model
-from rljax.rollout.distribution import ActionMask, SamplingConfig, require_mask_params
+from rljax.rollout.distribution import ActionMask, SamplingConfig, require_mask_params, token_set
 from rljax.rollout.sampler import (
     Chosen,
     Sample,
@@ -272,8 +272,7 @@ def make_continuous_sampler(
     size = max(1, slots // REFILL_SHARE) if refill_size is None else refill_size
     if not 1 <= size <= slots:
         raise ValueError(f"refill_size is {size}; it must be in 1..{slots}, the slots")
-    ids = jnp.asarray(list(eos_token_ids), jnp.int32)
-    ends = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
+    ends = token_set(eos_token_ids, model.config.vocab_size)
     choose = make_choose(model, sampling, ends, action_mask)
 
     def sample(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,11 @@ def _one_hot(taken: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     axis %= len(shape)
     ids = [-1 if i == axis else 1 for i in range(len(shape))]
     return jnp.arange(shape[axis]).reshape(ids) == taken
+
+
+def token_set(ids: Sequence[int], vocabulary: int) -> jax.Array:
+    """Mark tokens of a vocabulary, such as those that end a text: [V] bool."""
+    return jnp.zeros(vocabulary, bool).at[jnp.asarray(list(ids), jnp.int32)].set(True)
 
 
 def inverse_cdf(weights: jax.Array, uniform: jax.Array, chunk: int | None = None) -> jax.Array:

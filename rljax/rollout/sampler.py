@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from rljax.models.cache import Cache
 from rljax.models.heads import apply_scalar_head
-from rljax.models.transformer import Cache, Model
+from rljax.models.transformer import Model
 from rljax.rollout.distribution import (
     ActionMask,
     SamplingConfig,
@@ -20,6 +21,7 @@ from rljax.rollout.distribution import (
     distribution_logits,
     inverse_cdf,
     require_mask_params,
+    token_set,
 )
 from rljax.rollout.scoring import whole_group
 from rljax.traced import check, is_zero
@@ -238,8 +240,7 @@ def make_sampler(
     """
     check(sampling)
     length = sampling.max_new_tokens
-    ids = jnp.asarray(list(eos_token_ids), jnp.int32)
-    eos = jnp.zeros(model.config.vocab_size, bool).at[ids].set(True)
+    eos = token_set(eos_token_ids, model.config.vocab_size)
 
     choose = make_choose(model, sampling, eos, action_mask)
 

@@ -19,6 +19,7 @@ from rljax.rollout.distribution import (
     distribution_logits,
     most_probable,
     require_mask_params,
+    token_set,
 )
 from rljax.types import Completions, Prompts
 
@@ -94,8 +95,7 @@ def make_chunk_scores(
     hidden: [n, D]; token: [n]; early: [n], where EOS is forbidden; mask_rows: the masking policy's
     states [n, D] and how many tokens it allows [n].
     """
-    vocabulary = model.config.vocab_size
-    eos = jnp.zeros((vocabulary,), bool).at[jnp.asarray(list(eos_token_ids), jnp.int32)].set(True)
+    eos = token_set(eos_token_ids, model.config.vocab_size)
 
     def chunk_scores(
         params: Params,
