@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import statistics
 import time
@@ -38,6 +37,7 @@ from rljax.errors import UserError
 from rljax.models import Model, TransformerConfig, make_model
 from rljax.models.architectures import SHAPE_PREFIX, find_architecture
 from rljax.models.flops import forward_flops
+from rljax.reporting.files import write_json
 from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
@@ -352,10 +352,7 @@ def main(argv: list[str] | None = None) -> None:
         numbers = measure(flags)
         print_table(numbers)
         if flags.json is not None:
-            try:
-                Path(flags.json).write_text(json.dumps(numbers, indent=2) + "\n")
-            except OSError as error:
-                raise UserError(f"{flags.json} cannot be written: {error}") from error
+            write_json(Path(flags.json), numbers)
 
 
 if __name__ == "__main__":

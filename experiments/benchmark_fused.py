@@ -18,7 +18,6 @@ Writing metrics and checkpoints is in none of them. Times are medians after a wa
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import statistics
 import time
@@ -32,9 +31,9 @@ import numpy as np
 import tyro
 
 from rljax.algorithms.grpo import GRPOConfig, make_update
-from rljax.errors import UserError
 from rljax.experiment import GRPOExperiment, ModelConfig
 from rljax.kl import KLConfig
+from rljax.reporting.files import write_json
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks import TaskConfig
@@ -214,10 +213,7 @@ def main(argv: list[str] | None = None) -> None:
         numbers = measure(flags)
         print_table(numbers)
         if flags.json is not None:
-            try:
-                Path(flags.json).write_text(json.dumps(numbers, indent=2) + "\n")
-            except OSError as error:
-                raise UserError(f"{flags.json} cannot be written: {error}") from error
+            write_json(Path(flags.json), numbers)
 
 
 if __name__ == "__main__":

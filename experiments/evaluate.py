@@ -12,7 +12,6 @@ Intervals are 95% bootstrap intervals.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from rljax.algorithms.batch import OnPolicyConfig
 from rljax.errors import UserError
 from rljax.experiment import ON_POLICY, ModelConfig
 from rljax.models import Pretrained
+from rljax.reporting.files import write_json
 from rljax.reporting.statistics import (
     Interval,
     bootstrap_mean,
@@ -332,16 +332,7 @@ def main(argv: list[str] | None = None) -> None:
         print_report(report, task.summary, options.examples)
         if options.json is not None:
             write_json(Path(options.json), report)
-
-
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write the report; UserError where that cannot be done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}; give --json another place") from error
-    print(f"\nwrote {path}")
+            print(f"\nwrote {options.json}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ make it. TFLOP are those of the compiled program (recomputation is in it), the f
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -23,10 +22,10 @@ from pathlib import Path
 
 import tyro
 
-from rljax.errors import UserError
 from rljax.planning.config import PlanConfig
 from rljax.planning.plan import make_plan
 from rljax.planning.report import numbers, table
+from rljax.reporting.files import write_json
 from rljax.training.flags import plain_errors, validate
 
 
@@ -59,10 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         plan = make_plan(config)
         print(table(config, plan))
         if config.json is not None:
-            try:
-                Path(config.json).write_text(json.dumps(numbers(config, plan), indent=2) + "\n")
-            except OSError as error:
-                raise UserError(f"{config.json} cannot be written: {error}") from error
+            write_json(Path(config.json), numbers(config, plan))
 
 
 if __name__ == "__main__":
