@@ -15,22 +15,22 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax.numpy as jnp
 import numpy as np
-from tensorboardX import SummaryWriter
-from tensorboardX.summary import hparams as hparams_summaries
+from tensorboardX import summary as summaries
 
 from rljax.training import processes
 from rljax.training.errors import UserError
+from rljax.training.events import EventFile
 from rljax.training.manifest import write_text_atomically
 
 NONFINITE = "nonfinite"
 _RESERVED = ("step", NONFINITE)
+_BINS = 64  # of a histogram
 
 
 def plain_number(name: str, value: Any) -> int | float:
@@ -173,12 +173,8 @@ class MetricsWriter:
             self.workdir.mkdir(parents=True, exist_ok=True)
             self._metrics = self._open("metrics.jsonl", resume_step, sizes)
             self._completions = self._open("completions.jsonl", resume_step, sizes)
-            self._board = SummaryWriter(
-                str(self.workdir),
-                purge_step=0 if resume_step is None else resume_step + 1,
-                flush_secs=10,
-                filename_suffix=f".{time.time_ns()}",
-            )
+            purge_step = 0 if resume_step is None else resume_step + 1
+            self._board = EventFile(self.workdir, purge_step)
         except OSError as error:
             raise UserError(f"metrics cannot be written to {self.workdir}: {error}") from error
 
@@ -203,7 +199,7 @@ class MetricsWriter:
         self._metrics.write(to_line(step, numbers))
         self._metrics.flush()
         for name, number in numbers.items():
-            self._board.add_scalar(name, float(number), step)
+            self._board.add(step, summaries.scalar(name, float(number)))
 
     def histogram(self, step: int, name: str, values: Any) -> None:
         """Show how values spread (TensorBoard's HISTOGRAMS and DISTRIBUTIONS).
@@ -214,11 +210,11 @@ class MetricsWriter:
         array = np.asarray(values, np.float64).reshape(-1)
         if not array.size or not np.isfinite(array).all():
             raise ValueError(f"histogram {name}: {array.size} values, not all finite, or none")
-        self._board.add_histogram(name, array, step)
+        self._board.add(step, summaries.histogram(name, array, bins=_BINS))
 
     def text(self, step: int, name: str, markdown: str) -> None:
         """Show Markdown under TensorBoard's TEXT."""
-        self._board.add_text(name, markdown, step)
+        self._board.add(step, summaries.text(name, markdown))
 
     def completions(
         self,
@@ -253,12 +249,12 @@ class MetricsWriter:
         self._completions.write("".join(to_line(step, row) for row in plain))
         self._completions.flush()
         if plain:
-            self._board.add_text(name, markdown_table(plain[:max_rows]), step)
+            self._board.add(step, summaries.text(name, markdown_table(plain[:max_rows])))
 
     def config_text(self, config: Mapping[str, Any]) -> None:
         """Show the resolved config (as `config_to_json` gives it) under TEXT."""
         text = json.dumps(config, indent=2, ensure_ascii=False)
-        self._board.add_text("config", f"```json\n{text}\n```", self._first_step)
+        self._board.add(self._first_step, summaries.text("config", f"```json\n{text}\n```"))
 
     def hparams(self, fields: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Make this run a row of TensorBoard's HPARAMS, beside the other runs of the parent.
@@ -272,9 +268,9 @@ class MetricsWriter:
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in fields.items()
         }
-        experiment, start, _ = hparams_summaries(shown, dict.fromkeys(metrics, 0))
+        experiment, start, _ = summaries.hparams(shown, dict.fromkeys(metrics, 0))
         for summary in (experiment, start):
-            self._board.file_writer.add_summary(summary, 0)
+            self._board.add(0, summary)
 
     def flush(self) -> dict[str, int]:
         """Force everything written so far to the disk: call it before a checkpoint is saved.
