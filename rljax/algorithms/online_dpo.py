@@ -93,6 +93,9 @@ class OnlineDPOConfig(OnPolicyConfig):
             ),
             kl=(self.kl == NO_KL, "left as it is: beta ties the policy to its reference"),
             entropy_coef=(self.entropy_coef == 0, "0: there is no entropy bonus"),
+            importance_cap=(
+                self.importance_cap is None, "None: a preference holds whoever wrote the pair"
+            ),
             loss_aggregation=(
                 self.loss_aggregation == "token", "left as it is: the loss is one of pairs"
             ),

@@ -228,7 +228,13 @@ class OnPolicy:
         masked = self.algorithm.action_mask is not None
         passes = 3 * self.algorithm.num_epochs
         masking = 2 * forward + self.algorithm.num_epochs * (forward - critic)  # the head again
-        return 2 * forward + own * critic + passes * (forward + own * critic) + masked * masking
+        weighted = self.algorithm.importance_cap is not None
+        return (
+            (2 + weighted) * forward
+            + own * critic
+            + passes * (forward + own * critic)
+            + masked * masking
+        )
 
     @functools.cached_property
     def peak(self) -> float:
