@@ -98,6 +98,11 @@ class OnPolicyConfig:
         return 0
 
     @property
+    def allows_stale(self) -> bool:
+        """Whether the update may learn from what an earlier policy has sampled."""
+        return self.importance_cap is not None
+
+    @property
     def wants_greedy(self) -> bool:
         """Whether the update reads the scores of the greedy completions."""
         return False

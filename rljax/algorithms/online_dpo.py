@@ -74,6 +74,11 @@ class OnlineDPOConfig(OnPolicyConfig):
         )
 
     @property
+    def allows_stale(self) -> bool:
+        """Always: a preference holds whoever wrote the pair."""
+        return True
+
+    @property
     def pass_rows(self) -> tuple[int, str]:
         """Pairs whose gradient is computed at once, and what they are in terms of the flags."""
         rows, what = super().pass_rows

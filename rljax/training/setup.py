@@ -35,6 +35,7 @@ from rljax.training.fused import Fused
 from rljax.training.judging import FirstJudges
 from rljax.training.mesh import Placement, host_memory, make_layout
 from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.overlap import ahead_shapes
 from rljax.training.policies import build_model, load_start
 from rljax.training.processes import to_host
 from rljax.training.programs import Acting, make_programs, policies_of
@@ -164,6 +165,13 @@ class OnPolicy:
             base=None if whole else base,
             masked=self.algorithm.action_mask is not None,
         )
+
+    def saved_shapes(self) -> TrainState:
+        """Say of which shapes the state of a checkpoint is."""
+        shapes = self.state_shapes()
+        if self.config.overlap:
+            shapes = shapes._replace(ahead=ahead_shapes(self.config))
+        return self.saved_part(shapes)
 
     def saved_part(self, state: TrainState) -> TrainState:
         """Leave out of checkpoints what the config gives back: a reference that never moves."""
