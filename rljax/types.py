@@ -47,6 +47,9 @@ class Rollout(NamedTuple):
     """[B, C] float32 under the reference and the same sampling distribution; 0 after the end."""
     mask_hidden: jax.Array | None = None
     """[B, C, D]: the masking policy's states before each completion token; None without one."""
+    proximal_log_probs: jax.Array | None = None
+    """[B, C] float32 under the policy that a step starts from, where another one sampled; None: an
+    update that reads them computes them."""
 
 
 class Ahead(NamedTuple):

@@ -72,14 +72,18 @@ def make_correct(
         if cap is None:
             return Corrected(rollout, None, {})
         mask, old = rollout.completions.mask, rollout.completions.log_probs
-        proximal = jax.lax.stop_gradient(over_rows(log_probs)(policies, rollout))
+        proximal = rollout.proximal_log_probs
+        if proximal is None:
+            proximal = jax.lax.stop_gradient(over_rows(log_probs)(policies, rollout))
+        proximal = jnp.where(mask, proximal, 0)  # failed completions are masked
         log_ratio = proximal - old
         if per_sequence:
             log_ratio = sequence_log_ratio(proximal, old, mask)
         weights = truncated_importance_weights(log_ratio, mask, cap=cap)
         metrics = importance_metrics(old, proximal, log_ratio, weights, mask, cap=cap)
         completions = rollout.completions._replace(log_probs=proximal)
-        return Corrected(rollout._replace(completions=completions), weights, metrics)
+        rollout = rollout._replace(completions=completions, proximal_log_probs=None)
+        return Corrected(rollout, weights, metrics)
 
     return correct
 

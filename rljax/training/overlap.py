@@ -2,8 +2,9 @@
 
 Step k judges and learns batch k, which was sampled with the parameters before update k - 1. The
 sampling of batch k + 1 is given to the devices first, with the parameters before update k, and runs
-while the host computes the rewards of batch k; update k comes after both. A step then takes
-max(sampling, rewards) + update instead of their sum. Only batch 0 is on-policy.
+while the host computes the rewards of batch k; update k comes after both. So does what the weights
+need, batch k's log-probabilities under these parameters. A step then takes max(sampling, rewards) +
+update instead of their sum. Only batch 0 is on-policy.
 
 The batch that is sampled ahead is a part of the state and stands in checkpoints: a run that goes on
 learns the very batch that it would have learnt. Hence a run samples one batch more than it learns.
@@ -89,12 +90,15 @@ def collect_ahead(
     """
     assert state.ahead is not None  # the loop has seen to it
     indices, prompts = setup.training_batch(step)
+    rollout = state.ahead.rollout(prompts)
     started = time.perf_counter()
+    if setup.algorithm.importance_cap is not None:  # the update would compute it, with no reward
+        rollout = rollout._replace(proximal_log_probs=setup.log_probs(state, rollout))
     following = sample(setup, state, step + 1).rollout
     if first:
         texts = decode_completions(setup.tokenizer, following.completions)
         setup.check_first_step(state, following, texts)
-    batch = judge(setup, Sampled(indices, state.ahead.rollout(prompts)))
+    batch = judge(setup, Sampled(indices, rollout))
     jax.block_until_ready(following)
     reward = batch.seconds["reward"]
     waited = time.perf_counter() - started - reward

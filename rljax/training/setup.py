@@ -145,6 +145,11 @@ class OnPolicy:
         log_probs, mask_hidden = to_host(self.programs.refer[group](policies_of(state), text))
         return Rollout(prompts, made, log_probs, mask_hidden)
 
+    def log_probs(self, state: TrainState, rollout: Rollout) -> jax.Array:
+        """Score completions [B, C] as the learner does, with the policy of this state."""
+        rows = self.placement.rows(rollout)
+        return to_host(self.programs.log_probs(policies_of(state), rows))
+
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
         return self.placement.make(self._state_of, self.pretrained.params)
@@ -270,9 +275,7 @@ class OnPolicy:
         if config.model.dtype != "float32":
             return
         if config.max_ratio_gap is not None:
-            scored = to_host(
-                self.programs.log_probs(policies_of(state), self.placement.rows(rollout))
-            )
+            scored = self.log_probs(state, rollout)
             check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
         if config.max_start_kl is not None and int(state.step) == 0:
             check_start_kl(rollout, tolerance=config.max_start_kl)

@@ -16,6 +16,7 @@ from rljax.losses import truncated_importance_weights
 from rljax.rollout.distribution import SamplingConfig
 from rljax.types import Completions, Rollout
 from tests.algorithms.conftest import BASE as PPO
+from tests.algorithms.conftest import SAMPLING
 from tests.algorithms.tabular import World
 from tests.algorithms.test_grpo import FIRST as GRPO
 from tests.algorithms.test_ppo import differ
@@ -172,6 +173,21 @@ def test_a_stale_batch_is_weighted(world, stale, config):
         assert report["importance/kl"] > 1e-4 and report["importance/effective_samples"] < 0.9999
         assert report["objective/kl"] == pytest.approx(float(reports[0]["objective/kl"]))
     assert 0 == reports[2]["importance/capped_fraction"] < reports[1]["importance/capped_fraction"]
+
+
+@pytest.mark.slow
+def test_log_probs_that_are_given_are_not_computed_again(world, stale):
+    config = dataclasses.replace(ONE_PASS, importance_cap=50.0)
+    state = world.state(config)
+    score = world.program(world._score, SAMPLING)
+    scored = score(state.params["policy"], stale.prompts, stale.completions)
+    given = stale._replace(proximal_log_probs=scored.log_probs)
+    one, other = (world.update(config, rollout=rollout) for rollout in (stale, given))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), one, other)
+    wrong = stale._replace(proximal_log_probs=scored.log_probs + 0.1)
+    _, report = world.update(config, rollout=wrong)
+    ratio = float(one[1]["importance/ratio_max"])
+    assert report["importance/ratio_max"] == pytest.approx(np.exp(0.1) * ratio, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def slow(prompts, completions):
     time.sleep({seconds})
     return score(prompts, completions)
 """
-SLEEP = 0.4
+SLEEP = 1.5  # several times what the devices have to do meanwhile
 AHEAD = {"overlap": True}
 
 
@@ -78,8 +78,9 @@ def test_a_policy_that_stands_still_is_sampled_alike(start, name):
     assert [row.pop("health/staleness") for row in other] == [0, 1, 1]
     for a, b in zip(one, other, strict=True):
         assert a.keys() == b.keys()
-        for metric in a.keys() - {"value/mean"}:  # 1e-29 in place of 0: the head starts at 0
-            assert a[metric] == b[metric] or metric.startswith(("time/", "perf/")), metric
+        for metric in a:  # the weights are computed in another program, and round otherwise
+            near = pytest.approx(a[metric], rel=1e-4, abs=1e-5)
+            assert b[metric] == near or metric.startswith(("time/", "perf/")), metric
 
 
 def test_a_run_that_goes_on_learns_the_batch_that_was_sampled(start):
@@ -100,10 +101,10 @@ def test_a_run_that_goes_on_learns_the_batch_that_was_sampled(start):
     assert plain[1]["policy/loss"] != rows[1]["policy/loss"]
 
 
-def test_sampling_hides_behind_the_rewards(start, tmp_path_factory):
-    """A step takes as long as the longer of sampling and rewards, not as both."""
-    reward = {"task.reward": f"{start('grpo', 'any').parent}/reward.py:slow"}
-    large = {"grpo.batch-size": 64, "sampling.max-new-tokens": 64, "steps": 7} | reward
+def test_sampling_hides_behind_the_rewards(start, folder):
+    """Of the sampling nothing is left to wait for where the rewards take longer."""
+    reward = {"task.reward": f"{folder}/reward.py:slow"}
+    large = {"grpo.batch-size": 32, "sampling.max-new-tokens": 32, "steps": 6} | reward
     medians = []
     for name, flags in (("after", {}), ("ahead", AHEAD)):
         rows = steps_of(start("grpo", name, **large, **flags))[2:]
@@ -111,5 +112,5 @@ def test_sampling_hides_behind_the_rewards(start, tmp_path_factory):
         medians.append({p: float(np.median(seconds)) for p, seconds in parts.items()})
         assert medians[-1]["reward"] >= SLEEP
     after, ahead = medians
-    hidden = min(after["rollout"], after["reward"])
-    assert ahead["rollout"] < after["rollout"] - 0.5 * hidden, medians
+    assert ahead["rollout"] < 0.6 * after["rollout"], medians
+    assert ahead["reward"] < 1.3 * SLEEP  # nothing of it has moved there

@@ -66,9 +66,15 @@ def setup(calls):
         tokens = rollout.completions.tokens
         calls.append(("check", int(rollout.prompts.ids[0]), int(tokens[0, 0]), int(state.step)))
 
+    def log_probs(state, rollout):
+        tokens = rollout.completions.tokens
+        calls.append(("score", int(rollout.prompts.ids[0]), int(tokens[0, 0]), int(state.step)))
+        return jnp.full(tokens.shape, -3.0)
+
     return SimpleNamespace(
-        training_batch=training_batch, check_first_step=check_first_step, tokenizer=None
-    )
+        training_batch=training_batch, check_first_step=check_first_step, tokenizer=None,
+        log_probs=log_probs, algorithm=GRPO.grpo,
+    )  # fmt: skip
 
 
 def test_the_next_batch_is_asked_for_before_this_one_is_judged(setup, calls):
@@ -79,12 +85,14 @@ def test_the_next_batch_is_asked_for_before_this_one_is_judged(setup, calls):
         state = state_of(step + 1, ahead)
     assert calls == [
         ("sample", 0, 0),
-        ("sample", 1, 0), ("check", 1, 0, 0), ("judge", 0, 0),  # sampler and learner: one policy
-        ("sample", 2, 1), ("judge", 1, 0),  # sampled before update 0, learnt by update 1
-        ("sample", 3, 2), ("judge", 2, 1),
+        ("score", 0, 0, 0), ("sample", 1, 0),
+        ("check", 1, 0, 0), ("judge", 0, 0),  # sampler and learner have one policy
+        ("score", 1, 0, 1), ("sample", 2, 1), ("judge", 1, 0),  # sampled before update 0
+        ("score", 2, 1, 2), ("sample", 3, 2), ("judge", 2, 1),
     ]  # fmt: skip
     assert [overlap.staleness(step) for step in range(3)] == [0, 1, 1]
     for batch in steps:
+        np.testing.assert_array_equal(batch.rollout.proximal_log_probs, -3.0)
         assert batch.seconds["reward"] == 0.25 and set(batch.seconds) == {"rollout", "reward"}
 
 
