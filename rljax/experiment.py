@@ -91,8 +91,8 @@ class OnPolicyExperiment(abc.ABC):
     numbers; metrics, evaluations and checkpoints come between these programs. For small models,
     whose steps are short; needs token rewards. 0: one step after the other."""
     overlap: bool = False
-    """Sample the next batch while the host judges this one, for slow rewards: what is learnt was
-    sampled one update ago, and is weighted (importance_cap)."""
+    """Sample the next batch while the host judges this one, for rewards that are slow there: what
+    is learnt was sampled one update ago, and is weighted (importance_cap)."""
 
     @property
     @abc.abstractmethod
