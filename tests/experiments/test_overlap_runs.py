@@ -12,6 +12,7 @@ from tests.experiments.conftest import ROOT
 pytestmark = pytest.mark.slow  # whole runs, each with programs of its own to compile
 
 REWARD = """
+import pathlib
 import time
 
 def score(prompts, completions):
@@ -19,6 +20,11 @@ def score(prompts, completions):
 
 def slow(prompts, completions):
     time.sleep({seconds})
+    return score(prompts, completions)
+
+def absent(prompts, completions):
+    if pathlib.Path("{folder}/absent").exists():
+        raise ValueError("no judge is here")
     return score(prompts, completions)
 """
 SLEEP = 1.5  # several times what the devices have to do meanwhile
@@ -31,7 +37,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("overlap")
     rows = [{"prompt": f"{i:02d} is a prompt"} for i in range(60)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "reward.py").write_text(REWARD.format(seconds=SLEEP))
+    (folder / "reward.py").write_text(REWARD.format(seconds=SLEEP, folder=folder))
     return folder
 
 
@@ -99,6 +105,17 @@ def test_a_run_that_goes_on_learns_the_batch_that_was_sampled(start):
     plain = steps_of(start("ppo", "plain", **sync, steps=2))
     assert plain[0]["policy/loss"] == rows[0]["policy/loss"]  # batch 0 is the same, batch 1 is not
     assert plain[1]["policy/loss"] != rows[1]["policy/loss"]
+
+
+def test_a_reward_that_fails_loses_no_batch(start, folder):
+    """Before the first update too: what was sampled ahead waits in the checkpoint."""
+    reward = {"task.reward": f"{folder}/reward.py:absent"}
+    whole = start("ppo", "present", **AHEAD, **reward)
+    (folder / "absent").touch()
+    with pytest.raises(SystemExit):
+        start("ppo", "absent-at-times", **AHEAD, **reward)
+    (folder / "absent").unlink()
+    assert numbers(start("ppo", "absent-at-times", **AHEAD, **reward)) == numbers(whole)
 
 
 def test_sampling_hides_behind_the_rewards(start, folder):
