@@ -26,6 +26,7 @@ from rljax.tasks.documents import DocumentConfig
 from rljax.tasks.preferences import PreferenceConfig
 from rljax.training.mesh import MeshConfig
 from rljax.training.optimizer import OptimizerConfig, make_schedule
+from rljax.training.overlap import check_loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,9 @@ class OnPolicyExperiment(abc.ABC):
     """Run up to so many steps, from sampling to update, as one compiled program, with the same
     numbers; metrics, evaluations and checkpoints come between these programs. For small models,
     whose steps are short; needs token rewards. 0: one step after the other."""
+    overlap: bool = False
+    """Sample the next batch while the host judges this one, for rewards that are slow there: what
+    is learnt was sampled one update ago, and is weighted (importance_cap)."""
 
     @property
     @abc.abstractmethod
@@ -103,11 +107,7 @@ class OnPolicyExperiment(abc.ABC):
         for name in ("eval_prompts", "eval_every", "log_completions", "fused_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        if self.fused_steps and self.algorithm.further_batches:
-            raise ValueError(
-                f"fused_steps {self.fused_steps} needs batches of one sampling each: set "
-                "dynamic_sampling to 0, or leave out fused_steps"
-            )
+        check_loop(self)
         make_schedule(self.optimizer, num_steps=self.steps)
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")

@@ -85,7 +85,7 @@ def ratio_metrics(
     log_ratio: jax.Array,
     shares: jax.Array,
 ) -> Metrics:
-    """Describe how far the policy has moved from the one that sampled; all [B, C] but the loss.
+    """Describe how far the policy has moved from the step's first; all [B, C] but the loss.
 
     clipped: where the clip acts; log_ratio: what it acts on, each token's own or its sequence's;
     shares: each token's share of all real tokens.

@@ -35,6 +35,7 @@ from rljax.training.fused import Fused
 from rljax.training.judging import FirstJudges
 from rljax.training.mesh import Placement, host_memory, make_layout
 from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.overlap import ahead_shapes
 from rljax.training.policies import build_model, load_start
 from rljax.training.processes import to_host
 from rljax.training.programs import Acting, make_programs, policies_of
@@ -144,6 +145,11 @@ class OnPolicy:
         log_probs, mask_hidden = to_host(self.programs.refer[group](policies_of(state), text))
         return Rollout(prompts, made, log_probs, mask_hidden)
 
+    def log_probs(self, state: TrainState, rollout: Rollout) -> jax.Array:
+        """Score completions [B, C] as the learner does, with the policy of this state."""
+        rows = self.placement.rows(rollout)
+        return to_host(self.programs.log_probs(policies_of(state), rows))
+
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
         return self.placement.make(self._state_of, self.pretrained.params)
@@ -164,6 +170,13 @@ class OnPolicy:
             base=None if whole else base,
             masked=self.algorithm.action_mask is not None,
         )
+
+    def saved_shapes(self) -> TrainState:
+        """Say of which shapes the state of a checkpoint is."""
+        shapes = self.state_shapes()
+        if self.config.overlap:
+            shapes = shapes._replace(ahead=ahead_shapes(self.config))
+        return self.saved_part(shapes)
 
     def saved_part(self, state: TrainState) -> TrainState:
         """Leave out of checkpoints what the config gives back: a reference that never moves."""
@@ -228,7 +241,13 @@ class OnPolicy:
         masked = self.algorithm.action_mask is not None
         passes = 3 * self.algorithm.num_epochs
         masking = 2 * forward + self.algorithm.num_epochs * (forward - critic)  # the head again
-        return 2 * forward + own * critic + passes * (forward + own * critic) + masked * masking
+        weighted = self.algorithm.importance_cap is not None
+        return (
+            (2 + weighted) * forward
+            + own * critic
+            + passes * (forward + own * critic)
+            + masked * masking
+        )
 
     @functools.cached_property
     def peak(self) -> float:
@@ -256,9 +275,7 @@ class OnPolicy:
         if config.model.dtype != "float32":
             return
         if config.max_ratio_gap is not None:
-            scored = to_host(
-                self.programs.log_probs(policies_of(state), self.placement.rows(rollout))
-            )
+            scored = self.log_probs(state, rollout)
             check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
         if config.max_start_kl is not None and int(state.step) == 0:
             check_start_kl(rollout, tolerance=config.max_start_kl)

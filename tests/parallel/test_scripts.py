@@ -32,7 +32,12 @@ Flags = dict[str, Any]
 
 
 def arguments(flags: Flags) -> list[str]:
-    return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    """Write flags for the command line; None is the value of one that takes none."""
+    given = (
+        [f"--{name}"] if value is None else [f"--{name}", str(value)]
+        for name, value in flags.items()
+    )
+    return [part for parts in given for part in parts]
 
 
 def mesh(data: int, fsdp: int, tensor: int) -> Flags:
@@ -193,6 +198,11 @@ def test_ppo_under_an_action_mask(folder):
 
 def test_grpo_with_a_moving_reference(folder):
     more = {"grpo.samples-per-prompt": 4, "grpo.ref-sync-every": 1, "grpo.dynamic-sampling": 1}
+    compare(folder, "grpo", on_policy(folder, "grpo") | more, [(2, 2, 2)])
+
+
+def test_grpo_sampled_ahead_of_its_rewards(folder):
+    more = {"grpo.samples-per-prompt": 4, "grpo.importance-cap": 2.0, "overlap": None}
     compare(folder, "grpo", on_policy(folder, "grpo") | more, [(2, 2, 2)])
 
 
