@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models.config import TransformerConfig
+from rljax.models.precision import product
 from rljax.models.rotary import rotate
 
 NEGATIVE = -1e30  # finite, so that a row without any key gives no NaN
@@ -156,10 +157,10 @@ class Attention(nn.Module):
         return query, key
 
     def _weights(self, scores: jax.Array, mask: jax.Array) -> jax.Array:
-        """Softmax of scaled, capped, masked scores over the last axis, in float32."""
+        """Softmax of scaled, capped, masked float32 scores over the last axis, in float32."""
         c = self.config
         scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
-        scores = scores.astype(jnp.float32) * scale
+        scores = scores * scale
         if c.attention_softcap is not None:
             scores = c.attention_softcap * jnp.tanh(scores / c.attention_softcap)
         return jax.nn.softmax(jnp.where(mask, scores, NEGATIVE), axis=-1).astype(self.dtype)
@@ -168,7 +169,7 @@ class Attention(nn.Module):
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
     ) -> jax.Array:
         """Let queries [B, T, K, H / K, h] read keys and values [B, T, K, h]."""
-        scores = jnp.einsum("btkgh,bskh->bkgts", query, key)
+        scores = product("btkgh,bskh->bkgts", query, key)
         weights = self._weights(scores, mask[:, None, None])
         return jnp.einsum("bkgts,bskh->btkgh", weights, value)
 
@@ -190,8 +191,8 @@ class Attention(nn.Module):
         reader = completions(query)
         scores = jnp.concatenate(
             [
-                jnp.einsum("njckgh,nskh->nkgjcs", reader, prompt_key),
-                jnp.einsum("njckgh,njskh->nkgjcs", reader, completions(key)),
+                product("njckgh,nskh->nkgjcs", reader, prompt_key),
+                product("njckgh,njskh->nkgjcs", reader, completions(key)),
             ],
             axis=-1,
         )
@@ -251,7 +252,7 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """Let one query per sequence [B, K, H / K, h] read a cache, or a prompt's and its own."""
         if isinstance(cache, LayerCache):
-            scores = jnp.einsum("bkgh,bkhs->bkgs", query, cache.keys.astype(self.dtype))
+            scores = product("bkgh,bkhs->bkgs", query, cache.keys.astype(self.dtype))
             weights = self._weights(scores, mask[:, None, None])
             return jnp.einsum("bkgs,bksh->bkgh", weights, cache.values.astype(self.dtype))
         prompt, own = cache
@@ -260,9 +261,9 @@ class Attention(nn.Module):
         def grouped(x: jax.Array) -> jax.Array:  # the queries that share a prompt
             return x.reshape(rows, -1, *x.shape[1:])
 
-        shared = jnp.einsum("njkgh,nkhs->njkgs", grouped(query), prompt.keys.astype(self.dtype))
+        shared = product("njkgh,nkhs->njkgs", grouped(query), prompt.keys.astype(self.dtype))
         shared = shared.reshape(*query.shape[:3], width)
-        scores = jnp.einsum("bkgh,bkhs->bkgs", query, own.keys.astype(self.dtype))
+        scores = product("bkgh,bkhs->bkgs", query, own.keys.astype(self.dtype))
         weights = self._weights(jnp.concatenate([shared, scores], axis=-1), mask[:, None, None])
         of_prompt, of_own = weights[..., :width], weights[..., width:]
         mixed = jnp.einsum(

@@ -15,6 +15,7 @@ from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, widen
 from rljax.models.config import TransformerConfig
 from rljax.models.layers import Block, GroupMask, LayerCache, Norm
 from rljax.models.lora import merge
+from rljax.models.precision import cast_matrices, product
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
 
@@ -56,8 +57,8 @@ class Model(NamedTuple):
     head: Any
     """(params, hidden [..., D]) -> logits [..., V] float32."""
     prepare: Any
-    """(params) -> params for many calls of prefill and decode, low-rank adapters merged into the
-    kernels; call it before a loop."""
+    """(params) -> params for many calls of prefill and decode: low-rank adapters merged into the
+    kernels, matrices in the dtype that they are multiplied in; call it before a loop."""
     prefill: Any
     """(params, tokens [N, P], attention_mask, slots S, group=1) -> hidden [N, P, D], cache of S
     slots for N group sequences: each prompt is that of `group` sequences, one after another."""
@@ -66,6 +67,8 @@ class Model(NamedTuple):
     hidden [D, B], cache."""
     head_columns: Any
     """(params, hidden [D, B]) -> logits [V, B] float32."""
+    dtype: Any = None
+    """What activations and matrix products are computed in; None: as the embedding is stored."""
 
 
 class Settings(NamedTuple):
@@ -203,18 +206,13 @@ def _cap(config: TransformerConfig, logits: jax.Array) -> jax.Array:
 
 def _head(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
     kernel, bias = _kernel_and_bias(config, params)
-    logits = jax.lax.dot_general(
-        hidden,
-        kernel.astype(hidden.dtype),
-        (((hidden.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
+    logits = product("...d,vd->...v", hidden, kernel.astype(hidden.dtype))
     return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32))
 
 
 def _head_columns(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
     kernel, bias = _kernel_and_bias(config, params)
-    logits = jnp.matmul(kernel.astype(hidden.dtype), hidden, preferred_element_type=jnp.float32)
+    logits = product("vd,db->vb", kernel.astype(hidden.dtype), hidden)
     return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32)[:, None])
 
 
@@ -339,7 +337,8 @@ def make_model(
 ) -> Model:
     """Build the pure functions of a decoder.
 
-    dtype: what activations and matrix products are computed in; None: as the embedding is stored.
+    dtype: what activations and matrix products are computed in, from parameters of any dtype; sums
+      (of norms, softmax, logits) are float32. None: as the embedding is stored.
     remat: recompute each layer in the backward pass instead of keeping its activations.
     scan_layers: compile the body of one layer (of one period, where layers alternate) and loop over
       it: compile time does not grow with depth. It costs a second copy of the layers' parameters
@@ -370,8 +369,11 @@ def make_model(
         hidden=hidden,
         hidden_groups=functools.partial(_hidden_groups, settings),
         head=functools.partial(_head, config),
-        prepare=lambda params: stack_layers(settings.layers(), merge(params)),
+        prepare=lambda params: stack_layers(
+            settings.layers(), cast_matrices(merge(params), settings.dtype)
+        ),
         prefill=functools.partial(_prefill, settings),
         decode=functools.partial(_decode, settings),
         head_columns=functools.partial(_head_columns, config),
+        dtype=dtype,
     )

@@ -1,0 +1,23 @@
+"""The flags that say which language model is trained, and how it is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The language model that is the policy, and its reference."""
+
+    source: str = "smollm2-135m-instruct"
+    """A Hugging Face directory or hub id, a .gguf file, a short name, or the directory of a run
+    that has ended, whose last checkpoint is taken."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What activations and matrix products are computed in. Trained parameters, the optimizer and
+    all sums are float32 in both; frozen matrices (a reference, the base of adapters) are held in
+    it."""
+    remat: bool = False
+    """Recompute layers in the backward pass: less memory, a third more time."""
+    scan_layers: bool = False
+    """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""
