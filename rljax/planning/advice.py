@@ -69,7 +69,9 @@ def advise(
     peak = sum(parts.values())
     found = [*_of_state(plan, parts), *_of_temporaries(plan, config, parts)]
     if plan.dtype == "float32":
-        found.append(Advice("--dtype bfloat16", "parameters of half the size", peak * 0.45))
+        halved = ("activations", "keys and values", "reference")
+        saved = sum(parts.get(name, 0) for name in halved) / 2
+        found.append(Advice("--dtype bfloat16", f"half of {', '.join(halved)}", saved))
     found.sort(key=lambda advice: -advice.saves)
     lines = [
         f"{advice.flag}: {advice.reason}, about {advice.saves / 1e9:.1f} GB less"

@@ -30,7 +30,7 @@ class PlanConfig:
     critic: Literal["shared", "separate"] = "shared"
     """Of PPO: a value head on the policy's trunk, or a trunk of its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What parameters are stored and computed in."""
+    """What is computed in, and what is frozen is held in; what is trained is float32."""
     remat: bool = False
     """Recompute layers in the backward pass."""
     scan_layers: bool = False
@@ -58,6 +58,11 @@ class PlanConfig:
     """Share of the memory to leave to the runtime: its context, buffers of collectives, gaps."""
     json: str | None = None
     """Also write the numbers to this file."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a part of the model is trained only, over a frozen base."""
+        return self.lora.rank > 0 or self.train_layers > 0
 
     @property
     def step(self) -> OnPolicyConfig:

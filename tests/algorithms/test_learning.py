@@ -71,9 +71,7 @@ def training(critic: str, dtype: str):
     return quick_jit(run)
 
 
-def learn(
-    critic: str, sign: float, seed: int = 0, dtype: str = "float32"
-) -> tuple[float, float]:
+def learn(critic: str, sign: float, seed: int = 0, dtype: str = "float32") -> tuple[float, float]:
     """Train on a token reward; mean score of the first and of the last steps."""
     keys = jax.random.split(jax.random.key(seed + 1), STEPS)
     scores, metrics = training(critic, dtype)(sign, jax.random.key(seed), keys)

@@ -136,6 +136,10 @@ def test_temporaries_in_bfloat16_are_half_but_for_what_is_float32():
     kept = change(half, remat=False)
     assert in_dtype(1e12, kept, config, "update") > in_dtype(1e12, half, config, "update")
     assert in_dtype(10.0, half, config, "update") == 10.0
+    # gradients stay float32, and the trained matrices are copied
+    more = in_dtype(1e12, half, config, "update", 1e10) - in_dtype(1e12, half, config, "update")
+    assert more == pytest.approx(1e10)
+    assert in_dtype(1e12, half, config, "score", 1e10) == in_dtype(1e12, half, config, "score")
 
 
 def test_the_cache_is_that_of_a_devices_own_rows():
@@ -156,8 +160,9 @@ def test_advice_names_flags_and_the_largest_saving_first():
     plan = change(LLAMA, mesh=MeshConfig(fsdp=8), scan_layers=True, critic="separate")
     lines = advise(plan, find_architecture(plan.model), parts, 72e9)
     flags = [line.split(":")[0] for line in lines]
-    assert flags[0] == "--dtype bfloat16"
+    assert flags[0] == "--remat"
     for flag in (
+        "--dtype bfloat16",
         "--remat", "--accumulation 2", "--no-scan-layers", "--mesh.tensor 2", "--lora.rank 16",
         "--mesh.fsdp 16", "--score-rows 256", "--batch 32", "--critic shared",
     ):  # fmt: skip
