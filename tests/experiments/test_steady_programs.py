@@ -90,8 +90,8 @@ def flags(folder, name: str) -> dict[str, object]:
     "name",
     [
         "sft",
-        *(pytest.param(n, marks=pytest.mark.slow)
-          for n in ("grpo", "ppo", "dpo", "online_dpo", "reward_model")),
+        *(pytest.param(name, marks=pytest.mark.slow)
+          for name in ("grpo", "ppo", "dpo", "online_dpo", "reward_model")),
     ],
 )  # fmt: skip
 def test_nothing_compiles_after_the_second_step(script, folder, donations, name):
