@@ -37,6 +37,7 @@ from rljax.errors import UserError
 from rljax.models import Model, TransformerConfig, make_model
 from rljax.models.architectures import SHAPE_PREFIX, find_architecture
 from rljax.models.flops import forward_flops
+from rljax.models.remat import Remat
 from rljax.reporting.files import write_json
 from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
@@ -61,8 +62,8 @@ class Benchmark:
     config.json of a Hugging Face model; or a model with its weights, as in the other scripts."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What parameters are stored and computed in."""
-    remat: bool = False
-    """Recompute layers in the backward pass of the update."""
+    remat: Remat = "none"
+    """What the backward pass of the update computes again: attention, products or layers."""
     scan_layers: bool = False
     """Compile one layer and loop over it, instead of all layers."""
     batch: int = 16

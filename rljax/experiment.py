@@ -73,7 +73,7 @@ class OnPolicyExperiment(abc.ABC):
     max_mean_gap: float | None = 0.1
     """The same in bfloat16, whose rounding moves single tokens by tenths of a nat: largest mean
     over tokens of the difference in log-probs, in nats, of sampler and learner at the first step of
-    a run, and at step 0 of sampler and reference. None: off."""
+    a run, and at step 0 of sampler and reference (SmolLM2-135M: 0.03). None: off."""
     fused_steps: int = 0
     """Run up to so many steps, from sampling to update, as one compiled program, with the same
     numbers; metrics, evaluations and checkpoints come between these programs. For small models,
@@ -339,7 +339,7 @@ class DistillExperiment(SupervisedExperiment):
             raise ValueError(f"prompt_multiple is {self.prompt_multiple}; it must be at least 1")
         self.require_even_rows("distill")
         self.require_held_out("records", self.data.held_out_fraction)
-        if self.teacher.remat:
+        if self.teacher.remat != "none":
             raise ValueError("teacher.remat saves memory in a backward pass; the teacher has none")
         if self.distill.on_policy_fraction == 0 and (
             self.sampling != SamplingConfig(temperature=1.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from rljax.models.remat import Remat
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -17,7 +19,9 @@ class ModelConfig:
     """What activations and matrix products are computed in. Trained parameters, the optimizer and
     all sums are float32 in both; frozen matrices (a reference, the base of adapters) are held in
     it."""
-    remat: bool = False
-    """Recompute layers in the backward pass: less memory, a third more time."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it: attention (its weights, which
+    grow with the square of the length), products (all but what parameters are multiplied with and
+    give), layers (all but their inputs: least memory, a third more time)."""
     scan_layers: bool = False
     """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from rljax.models.config import TransformerConfig
 from rljax.models.precision import product
+from rljax.models.remat import Remat, recompute_attention
 from rljax.models.rotary import rotate
 
 NEGATIVE = -1e30  # finite, so that a row without any key gives no NaN
@@ -134,6 +135,7 @@ class Attention(nn.Module):
 
     config: TransformerConfig
     dtype: Any = jnp.float32
+    remat: Remat = "none"
 
     def setup(self) -> None:
         c = self.config
@@ -216,10 +218,8 @@ class Attention(nn.Module):
         value = self.value(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
         query, key = self._position(query, key, rope)
         query = query.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
-        if isinstance(mask, GroupMask):
-            mixed = self._mix_groups(query, key, value, mask)
-        else:
-            mixed = self._mix(query, key, value, mask)
+        mix: Any = self._mix_groups if isinstance(mask, GroupMask) else self._mix
+        mixed = recompute_attention(mix, self.remat)(query, key, value, mask)
         cache = LayerCache(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
         return self.out(mixed.reshape(batch, length, -1)), cache
 
@@ -279,10 +279,11 @@ class Block(nn.Module):
 
     config: TransformerConfig
     dtype: Any = jnp.float32
+    remat: Remat = "none"
 
     def setup(self) -> None:
         self.attn_norm = Norm(self.config, self.dtype)
-        self.attention = Attention(self.config, self.dtype)
+        self.attention = Attention(self.config, self.dtype, self.remat)
         self.mlp_norm = Norm(self.config, self.dtype)
         self.mlp = MLP(self.config, self.dtype)
         if self.config.post_norms:

@@ -16,6 +16,7 @@ from rljax.models.config import TransformerConfig
 from rljax.models.layers import Block, GroupMask, LayerCache, Norm
 from rljax.models.lora import merge
 from rljax.models.precision import cast_matrices, product
+from rljax.models.remat import Remat, recompute_layer, require_remat
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
 
@@ -76,7 +77,7 @@ class Settings(NamedTuple):
 
     config: TransformerConfig
     dtype: Any
-    remat: bool
+    remat: Remat
     scan_layers: bool
 
     def compute_dtype(self, params: Params) -> Any:
@@ -225,12 +226,12 @@ def _trunk(
     """Run whole rows: hidden states after the final norm [B, T, D], and the cache."""
     config, kind = settings.config, settings.compute_dtype(params)
     ropes = {slides: _tables(config, positions, local=slides) for slides in masks}
-    block = Block(config, kind)
+    block = Block(config, kind, settings.remat)
 
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
         return block.apply({"params": layer_params}, x, rope, mask)
 
-    step = jax.checkpoint(layer) if settings.remat else layer
+    step = recompute_layer(layer, settings.remat)
     x = _embed(config, params, tokens, positions, kind)
     x, cache = run_layers(
         settings.layers(),
@@ -333,17 +334,21 @@ def _decode(
 
 
 def make_model(
-    config: TransformerConfig, dtype: Any = None, remat: bool = False, scan_layers: bool = False
+    config: TransformerConfig,
+    dtype: Any = None,
+    remat: Remat = "none",
+    scan_layers: bool = False,
 ) -> Model:
     """Build the pure functions of a decoder.
 
     dtype: what activations and matrix products are computed in, from parameters of any dtype; sums
       (of norms, softmax, logits) are float32. None: as the embedding is stored.
-    remat: recompute each layer in the backward pass instead of keeping its activations.
+    remat: what the backward pass computes again, instead of keeping it (rljax.models.remat).
     scan_layers: compile the body of one layer (of one period, where layers alternate) and loop over
       it: compile time does not grow with depth. It costs a second copy of the layers' parameters
       while a program runs, and on a CPU the decode is slower; the numbers are the same.
     """
+    require_remat(remat)
     settings = Settings(config, dtype, remat, scan_layers)
 
     def hidden(

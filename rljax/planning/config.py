@@ -9,6 +9,7 @@ from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.models.lora import LoRAConfig
+from rljax.models.remat import Remat
 from rljax.models.trainable import make_trainable
 from rljax.planning.chips import CHIPS, Chip, ChipFigures, ChipName
 from rljax.training.mesh import MeshConfig
@@ -31,8 +32,8 @@ class PlanConfig:
     """Of PPO: a value head on the policy's trunk, or a trunk of its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What is computed in, and what is frozen is held in; what is trained is float32."""
-    remat: bool = False
-    """Recompute layers in the backward pass."""
+    remat: Remat = "none"
+    """What the backward pass computes again: attention, products or layers, as --model.remat."""
     scan_layers: bool = False
     """Compile one layer and loop over it."""
     lora: LoRAConfig = LoRAConfig()

@@ -116,7 +116,7 @@ def in_dtype(
     """
     if plan.dtype == "float32":
         return temporary
-    kept = config.num_layers if program == "update" and not plan.remat else 1
+    kept = config.num_layers if program == "update" and plan.remat == "none" else 1
     attention = kept * attention_bytes(plan, config, program)
     always: float = logits_bytes(plan, config, program) + attention
     if program == "update":
