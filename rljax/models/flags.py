@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from rljax.models.fused_attention import AttentionKind
 from rljax.models.remat import Remat
 
 
@@ -23,5 +24,9 @@ class ModelConfig:
     """What the backward pass computes again instead of keeping it: attention (its weights, which
     grow with the square of the length), products (all but what parameters are multiplied with and
     give), layers (all but their inputs: least memory, a third more time)."""
+    attention: AttentionKind = "einsum"
+    """How whole sequences attend; fused: through jax.nn.dot_product_attention, which in bfloat16 on
+    an NVIDIA GPU is cuDNN's kernel and writes no attention weights. Not for models with a soft-cap.
+    """
     scan_layers: bool = False
     """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models.config import TransformerConfig
+from rljax.models.fused_attention import AttentionKind, fused_attention
 from rljax.models.precision import product
 from rljax.models.remat import Remat, recompute_attention
 from rljax.models.rotary import rotate
@@ -136,6 +137,7 @@ class Attention(nn.Module):
     config: TransformerConfig
     dtype: Any = jnp.float32
     remat: Remat = "none"
+    kind: AttentionKind = "einsum"
 
     def setup(self) -> None:
         c = self.config
@@ -158,11 +160,15 @@ class Attention(nn.Module):
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         return query, key
 
+    @property
+    def _scale(self) -> float:
+        c = self.config
+        return c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
+
     def _weights(self, scores: jax.Array, mask: jax.Array) -> jax.Array:
         """Softmax of scaled, capped, masked float32 scores over the last axis, in float32."""
         c = self.config
-        scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
-        scores = scores * scale
+        scores = scores * self._scale
         if c.attention_softcap is not None:
             scores = c.attention_softcap * jnp.tanh(scores / c.attention_softcap)
         return jax.nn.softmax(jnp.where(mask, scores, NEGATIVE), axis=-1).astype(self.dtype)
@@ -170,7 +176,10 @@ class Attention(nn.Module):
     def _mix(
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
     ) -> jax.Array:
-        """Let queries [B, T, K, H / K, h] read keys and values [B, T, K, h]."""
+        """Let queries [B, T, K, H / K, h] read keys and values [B, S, K, h]."""
+        if self.kind == "fused":
+            flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
+            return fused_attention(flat, key, value, mask, self._scale).reshape(query.shape)
         scores = product("btkgh,bskh->bkgts", query, key)
         weights = self._weights(scores, mask[:, None, None])
         return jnp.einsum("bkgts,bskh->btkgh", weights, value)
@@ -191,6 +200,21 @@ class Attention(nn.Module):
         prompt_key, prompt_value = key[:, :width], value[:, :width]
         prompt = self._mix(query[:, :width], prompt_key, prompt_value, mask.prompt)
         reader = completions(query)
+        prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, length, width))
+        seen = jnp.concatenate([prefix, mask.own], axis=-1)
+        if self.kind == "fused":
+
+            def alone(x: jax.Array) -> jax.Array:  # a completion a row
+                return x.reshape(rows * groups, *x.shape[2:])
+
+            keys, values = (
+                jnp.concatenate(
+                    [jnp.repeat(x[:, :width], groups, axis=0), alone(completions(x))], axis=1
+                )
+                for x in (key, value)
+            )
+            mixed = self._mix(alone(reader), keys, values, alone(seen))
+            return jnp.concatenate([prompt, mixed.reshape(rows, -1, *prompt.shape[2:])], axis=1)
         scores = jnp.concatenate(
             [
                 product("njckgh,nskh->nkgjcs", reader, prompt_key),
@@ -198,8 +222,6 @@ class Attention(nn.Module):
             ],
             axis=-1,
         )
-        prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, length, width))
-        seen = jnp.concatenate([prefix, mask.own], axis=-1)
         weights = self._weights(scores, seen[:, None, None])
         mixed = jnp.einsum("nkgjcs,nskh->njckgh", weights[..., :width], prompt_value)
         mixed += jnp.einsum("nkgjcs,njskh->njckgh", weights[..., width:], completions(value))
@@ -280,10 +302,11 @@ class Block(nn.Module):
     config: TransformerConfig
     dtype: Any = jnp.float32
     remat: Remat = "none"
+    kind: AttentionKind = "einsum"
 
     def setup(self) -> None:
         self.attn_norm = Norm(self.config, self.dtype)
-        self.attention = Attention(self.config, self.dtype, self.remat)
+        self.attention = Attention(self.config, self.dtype, self.remat, self.kind)
         self.mlp_norm = Norm(self.config, self.dtype)
         self.mlp = MLP(self.config, self.dtype)
         if self.config.post_norms:

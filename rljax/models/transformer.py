@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, widen
 from rljax.models.config import TransformerConfig
+from rljax.models.fused_attention import AttentionKind, require_expressible
 from rljax.models.layers import Block, GroupMask, LayerCache, Norm
 from rljax.models.lora import merge
 from rljax.models.precision import cast_matrices, product
@@ -79,6 +80,7 @@ class Settings(NamedTuple):
     dtype: Any
     remat: Remat
     scan_layers: bool
+    attention: AttentionKind
 
     def compute_dtype(self, params: Params) -> Any:
         """Return what activations are computed in."""
@@ -226,7 +228,7 @@ def _trunk(
     """Run whole rows: hidden states after the final norm [B, T, D], and the cache."""
     config, kind = settings.config, settings.compute_dtype(params)
     ropes = {slides: _tables(config, positions, local=slides) for slides in masks}
-    block = Block(config, kind, settings.remat)
+    block = Block(config, kind, settings.remat, settings.attention)
 
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
         return block.apply({"params": layer_params}, x, rope, mask)
@@ -338,6 +340,7 @@ def make_model(
     dtype: Any = None,
     remat: Remat = "none",
     scan_layers: bool = False,
+    attention: AttentionKind = "einsum",
 ) -> Model:
     """Build the pure functions of a decoder.
 
@@ -347,9 +350,12 @@ def make_model(
     scan_layers: compile the body of one layer (of one period, where layers alternate) and loop over
       it: compile time does not grow with depth. It costs a second copy of the layers' parameters
       while a program runs, and on a CPU the decode is slower; the numbers are the same.
+    attention: of whole sequences; fused: by kernels (rljax.models.fused_attention). Decoding is not
+      changed.
     """
     require_remat(remat)
-    settings = Settings(config, dtype, remat, scan_layers)
+    require_expressible(config, attention)
+    settings = Settings(config, dtype, remat, scan_layers, attention)
 
     def hidden(
         params: Params,

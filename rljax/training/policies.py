@@ -97,9 +97,11 @@ def load_start(experiment: OnPolicyExperiment | SupervisedExperiment) -> Pretrai
 
 def build_model(flags: ModelConfig, pretrained: Pretrained) -> Model:
     """Build the functions of a loaded model as the flags want them."""
-    return make_model(
-        pretrained.model.config, flags.dtype, remat=flags.remat, scan_layers=flags.scan_layers
-    )
+    with model_errors():
+        return make_model(
+            pretrained.model.config, flags.dtype, remat=flags.remat, scan_layers=flags.scan_layers,
+            attention=flags.attention,
+        )  # fmt: skip
 
 
 def load_policy(flags: PolicyFlags) -> Policy:
