@@ -59,7 +59,10 @@ ON_POLICY = {
 }
 
 
-@pytest.mark.parametrize("name", ON_POLICY)
+@pytest.mark.parametrize(
+    "name",
+    ["ppo", "grpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("nlpo", "online_dpo"))],
+)
 def test_on_policy_updates(name):
     config = ON_POLICY[name]
     module = {"nlpo": ppo, "ppo": ppo, "grpo": grpo, "online_dpo": online_dpo}[name]
@@ -90,7 +93,7 @@ def test_whole_logits_would_be_seen():
         assert_chunked(update, state, Rollout(PROMPTS, completions(), FLOATS), array(BATCH), KEY)
 
 
-@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("group", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_scoring_of_policy_and_reference(group):
     score = make_score(MODEL, SAMPLING, (3,), rows=ROWS, with_entropy=True)
     assert_chunked(lambda *args: score(*args, group=group), PARAMS, PROMPTS, completions())
@@ -109,7 +112,10 @@ def test_fine_tuning():
     assert_chunked(sft.make_evaluate(MODEL, config), SUPERVISED, PACKED)
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "kto", "orpo", "simpo"])
+@pytest.mark.parametrize(
+    "loss",
+    ["kto", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sigmoid", "orpo", "simpo"))],
+)
 def test_preferences(loss):
     config = dpo.DPOConfig(batch_size=BATCH // 2, loss=loss, score_rows=ROWS)
     each = (BATCH // 2, 2)

@@ -10,7 +10,7 @@ from rljax.training.mesh import Placement
 from rljax.training.writer import read_jsonl
 from tests.experiments.conftest import REWARD, ROOT
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_programs")]
 STEPS = 5
 
 
@@ -88,12 +88,8 @@ def flags(folder, name: str) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "sft",
-        *(pytest.param(name, marks=pytest.mark.slow)
-          for name in ("grpo", "ppo", "dpo", "online_dpo", "reward_model")),
-    ],
-)  # fmt: skip
+    ["grpo", "ppo", "online_dpo", "sft", "dpo", "reward_model"],
+)
 def test_nothing_compiles_after_the_second_step(script, folder, donations, name):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Some donated buffers were not usable")

@@ -50,6 +50,7 @@ def test_states_and_gradients_are_those_of_the_products(sliding, dtype, length):
     )
 
 
+@pytest.mark.slow
 def test_a_shared_prompt():
     tokens = jax.random.randint(jax.random.key(0), (2, 5), 0, 61)
     mask = jnp.arange(5)[None] >= jnp.array([0, 2])[:, None]

@@ -1,6 +1,7 @@
 """Recomputation: the same gradients, and less memory in the documented order."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -44,12 +45,14 @@ def made(shape, kind):
 
 @functools.lru_cache
 def gradients(remat: str, scan: bool, dtype: str, group: int):
-    config = tiny_config(num_layers=3 if scan else 2, attention_softcap=20.0)
+    config = tiny_config(num_layers=3 if scan else 1, attention_softcap=20.0)
     run = jax.grad(loss(config, remat, scan=scan, dtype=dtype, rows=16, group=group))
     return quick_jit(run)(noisy_params(make_model(config)), *text(4, 5, 6, made))
 
 
-@pytest.mark.parametrize("remat", CHOICES[1:])
+@pytest.mark.parametrize(
+    "remat", ["attention", pytest.param("products", marks=pytest.mark.slow), "layers"]
+)
 @pytest.mark.parametrize(
     "scan, dtype, group",
     [
@@ -103,8 +106,8 @@ def temporary(
 def test_memory_falls_in_the_order_of_the_choices(scan):
     config = tiny_config(num_layers=3, context_length=256)
     sizes = [temporary(config, remat, 4, 32, 96, scan=scan) for remat in CHOICES]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[1] < 0.8 * sizes[0] and sizes[3] < 0.8 * sizes[2]
+    assert all(less < 0.9 * more for more, less in itertools.pairwise(sizes)), sizes
+    assert sizes[3] < 0.5 * sizes[0]
 
 
 @pytest.mark.slow
