@@ -174,6 +174,7 @@ def loss_fn(
         "rewards/margin": rewards[0] - rewards[1],
         "rewards/accuracy": jnp.sum(batch.weights * made.correct),
         "health/sampler_logprob_gap": jnp.max(gap),
+        "health/sampler_logprob_mean_gap": jnp.sum(batch.weights * jnp.mean(gap, axis=1)),
     }
 
 

@@ -91,7 +91,7 @@ def train(setup: OnPolicy, run: Run) -> None:
     else:
         _, restored, held = found
         sizes = held.pop("files")
-        reference = restored.ref_params or setup.placement.put(setup.pretrained.params)
+        reference = restored.ref_params or setup.start_reference()
         state = restored._replace(ref_params=reference)
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)

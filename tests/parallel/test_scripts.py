@@ -229,6 +229,37 @@ def test_reward_model(folder):
     compare(folder, "reward_model", supervised(folder, "reward_model"), [(2, 4, 1)])
 
 
+def test_every_script_in_bfloat16(folder):
+    """Masters are shared out as in float32, and what is measured is near float32's."""
+    names = ("sft", "pretrain", "reward_model", "dpo")
+    jobs = [(name, on_policy(folder, name)) for name in ("ppo", "grpo", "online_dpo")]
+    jobs += [(name, supervised(folder, name)) for name in names]
+    teacher = {"config": f"{ROOT}/configs/pretrain_arithmetic.py:smoke", "steps": 1}
+    run_jobs([("pretrain", teacher | {"workdir": folder / "half-teacher"})], 1, folder / "cache")
+    jobs.append((
+        "distill",
+        {
+            "config": f"{ROOT}/configs/distill_arithmetic.py:smoke", "distill.batch-size": 8,
+            "teacher.source": folder / "half-teacher", "teacher.dtype": "bfloat16",
+        },
+    ))  # fmt: skip
+    half: Flags = {"model.dtype": "bfloat16"} | mesh(2, 2, 2)
+    run_jobs(
+        [(name, base | half | {"workdir": folder / f"half-{name}"}) for name, base in jobs]
+        + [(name, base | {"workdir": folder / f"full-{name}"}) for name, base in jobs],
+        8,
+        folder / "cache",
+    )
+    for name, _ in jobs:
+        shared_out(folder / f"half-{name}", 4, slack=1.3)
+        first, *_ = read_jsonl(folder / f"half-{name}" / "metrics.jsonl")
+        full, *_ = read_jsonl(folder / f"full-{name}" / "metrics.jsonl")
+        assert first.keys() == full.keys()
+        for key in ("eval/loss", "eval/score", "eval/kl"):
+            if key in full:
+                assert first[key] == pytest.approx(full[key], rel=0.05, abs=0.05), (name, key)
+
+
 @pytest.mark.parametrize("variant, sizes", [("smoke", (2, 2, 2)), ("smoke-kto", (8, 1, 1))])
 def test_dpo(folder, variant, sizes):
     config = {"config": f"{ROOT}/configs/dpo_sentiment.py:{variant}"}
