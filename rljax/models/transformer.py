@@ -17,6 +17,7 @@ from rljax.models.layers import Block, GroupMask, LayerCache, Norm
 from rljax.models.lora import merge
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
+from rljax.shares import after, gathered, regathered
 
 Params = dict[str, Any]
 Masks = dict[bool, Any]
@@ -55,9 +56,17 @@ class Model(NamedTuple):
     for its G completions. No state before padding means anything."""
     head: Any
     """(params, hidden [..., D]) -> logits [..., V] float32."""
+    head_params: Any
+    """(params) -> those of them that head reads."""
     prepare: Any
-    """(params) -> params for many calls of prefill and decode, low-rank adapters merged into the
-    kernels; call it before a loop."""
+    """(params) -> params for many calls of prefill, decode and head_columns, which are whole, and
+    have low-rank adapters merged into the kernels; call it before a loop.
+
+    Shares of parameters are gathered here once, as what they are computed in, and stay until the
+    loop has ended. To gather each layer for each token would send all parameters for every token,
+    which takes 8 times as long as to read them where links carry 400 GB/s and memory 3.35 TB/s; and
+    no device could end before all have, as a gather needs all of them. A model too large for one
+    device's memory is shared out over `tensor` besides, which decoding does not undo."""
     prefill: Any
     """(params, tokens [N, P], attention_mask, slots S, group=1) -> hidden [N, P, D], cache of S
     slots for N group sequences: each prompt is that of `group` sequences, one after another."""
@@ -179,20 +188,28 @@ def _init(config: TransformerConfig, key: jax.Array, dtype: Any = jnp.float32) -
 def _embed(
     config: TransformerConfig, params: Params, tokens: Any, positions: Any, dtype: Any
 ) -> Any:
-    x = params["embed"]["embedding"][tokens].astype(dtype)
+    table = gathered(after(params["embed"], tokens))["embedding"]
+    x = table[tokens].astype(dtype)
     if config.embedding_scale is not None:
         x = x * jnp.asarray(config.embedding_scale, dtype)
     if config.positions == "learned":
-        x = x + params["positions"]["embedding"][positions].astype(dtype)
+        table = gathered(after(params["positions"], positions))["embedding"]
+        x = x + table[positions].astype(dtype)
     return x
+
+
+def _head_params(config: TransformerConfig, params: Params) -> Params:
+    name = "embed" if config.tie_embeddings else "head"
+    return {name: params[name]}
 
 
 def _kernel_and_bias(
     config: TransformerConfig, params: Params
 ) -> tuple[jax.Array, jax.Array | None]:
     if config.tie_embeddings:
-        return params["embed"]["embedding"], None
-    return params["head"]["kernel"], params["head"].get("bias")
+        return gathered(params["embed"])["embedding"], None
+    head = gathered(params["head"])
+    return head["kernel"], head.get("bias")
 
 
 def _cap(config: TransformerConfig, logits: jax.Array) -> jax.Array:
@@ -230,9 +247,9 @@ def _trunk(
     block = Block(config, kind)
 
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
-        return block.apply({"params": layer_params}, x, rope, mask)
+        return block.apply({"params": gathered(layer_params, kind)}, x, rope, mask)
 
-    step = jax.checkpoint(layer) if settings.remat else layer
+    step = regathered(layer, recompute=settings.remat)
     x = _embed(config, params, tokens, positions, kind)
     x, cache = run_layers(
         settings.layers(),
@@ -282,6 +299,17 @@ def _hidden_groups(
     hidden = _trunk(settings, params, packed, positions, masks)[0]
     first = jnp.repeat(hidden[:, width - 1 : width], batch // rows, axis=0)
     return jnp.concatenate([first, hidden[:, width:].reshape(batch, seen, hidden.shape[2])], axis=1)
+
+
+def _prepare(settings: Settings, params: Params) -> Params:
+    def whole(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return gathered(node, settings.dtype)
+        if "lora_a" in node:  # added up in the kernel's dtype
+            return gathered(node)
+        return {name: whole(child) for name, child in node.items()}
+
+    return stack_layers(settings.layers(), merge(whole(params)))
 
 
 def _prefill(
@@ -370,7 +398,8 @@ def make_model(
         hidden=hidden,
         hidden_groups=functools.partial(_hidden_groups, settings),
         head=functools.partial(_head, config),
-        prepare=lambda params: stack_layers(settings.layers(), merge(params)),
+        head_params=functools.partial(_head_params, config),
+        prepare=functools.partial(_prepare, settings),
         prefill=functools.partial(_prefill, settings),
         decode=functools.partial(_decode, settings),
         head_columns=functools.partial(_head_columns, config),
