@@ -87,15 +87,21 @@ def gathered(tree: Any, kind: Any = None) -> Any:
 
 
 def _keeps(primitive: Any, *_: Any, **params: Any) -> bool:
-    """Say whether a result may be kept for the backward pass: all but those of `_gather`."""
+    """Say whether a result is kept for the backward pass: of products and fused kernels.
+
+    Not what is gathered. What is cheap comes again from what is kept, as a compiler would choose
+    by itself, was it not held to keep all or nothing of what is used beyond a barrier.
+    """
     inside = getattr(params.get("call_jaxpr"), "eqns", ())
-    return all(equation.primitive is not jax.lax.all_gather_p for equation in inside)
+    if any(equation.primitive is jax.lax.all_gather_p for equation in inside):
+        return False
+    return primitive.name in ("dot_general", "custom_vjp_call")
 
 
 def regathered(function: Callable[..., Any], *, recompute: bool = False) -> Callable[..., Any]:
     """Make function(params, ...), which gathers params, gather them again in its backward pass.
 
-    Nothing else is computed a second time, unless `recompute`: then all of it is. Where no
+    No matrix product is computed a second time, unless `recompute`: then all of them are. Where no
     parameter is shared out, and without `recompute`, it is the function itself.
     """
     again = jax.checkpoint(function)
