@@ -2,10 +2,10 @@
 
 A mesh has three axes. The rows of a batch are shared out over `data` and `fsdp`: every device runs
 the same function on its own rows, and sums (gradients, metrics) are taken over both axes. `fsdp`
-also shares out the parameters, which are gathered where a function reads them; the gradients of a
-gathered parameter come back shared out (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054,
-stage 3; the parameters of all layers are gathered at once). `tensor` shares out heads, MLP width
-and vocabulary (Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053), by the compiler.
+also shares out the parameters: what a function is given of them are `rljax.shares`, which a model
+gathers layer by layer where it reads them, and whose gradients come back shared out. `tensor`
+shares out heads, MLP width and vocabulary (Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053),
+by the compiler.
 
 Code that runs on one device says `over_rows` and `summed_over_rows` where it could run on many;
 outside of `Layout.scope` these are the function itself.
@@ -25,6 +25,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rljax.shares import Share, is_share
+
 ROW_AXES = ("data", "fsdp")
 AXES = (*ROW_AXES, "tensor")
 
@@ -39,6 +41,25 @@ _TENSOR_RULES: tuple[tuple[str, int, str], ...] = (
 )
 """Pattern found in a parameter's path, the dimension that `tensor` shares out, and what else it has
 to divide. Kernels are [out, in]; `a` [r, in] and `b` [out, r] are low-rank adapters."""
+
+
+class _CPUProgram:
+    """What `jax.jit` makes, compiled for a mesh of CPU devices.
+
+    XLA's CPU compiler drops the barriers that keep a second gather of a parameter apart from the
+    first, and then makes one of both; those of accelerators keep them to the end. JAX takes options
+    of the compiler for a whole program only, so what is part of a larger one is compiled with it.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: Any, compiler_options: Any) -> None:
+        kept = {"xla_disable_hlo_passes": "cse_barrier_expander", **compiler_options}
+        self._whole = jax.jit(function, compiler_options=kept, **options)
+        self._part = jax.jit(function, **options)
+        self.lower = self._whole.lower
+
+    def __call__(self, *args: Any) -> Any:
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
+        return (self._part if traced else self._whole)(*args)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +137,10 @@ class Layout:
             with self.scope():
                 return function(*args)
 
-        return jax.jit(scoped, **options)
+        if self.mesh.devices.flat[0].platform != "cpu":
+            return jax.jit(scoped, **options)
+        given = options.pop("compiler_options", None) or {}
+        return _CPUProgram(scoped, options, given)
 
     def _dims(self, tree: Any) -> Any:
         """Return the dimension of every leaf that `fsdp` shares out, or -1."""
@@ -165,11 +189,10 @@ def _specs(dims: Any) -> Any:
     return jax.tree.map(lambda dim: P() if dim < 0 else P(*[None] * dim, "fsdp"), dims)
 
 
-def _gather(tree: Any, dims: Any) -> Any:
-    def whole(leaf: jax.Array, dim: int) -> jax.Array:
-        return leaf if dim < 0 else jax.lax.all_gather(leaf, "fsdp", axis=dim, tiled=True)
-
-    return jax.tree.map(whole, tree, dims)
+def _shares(tree: Any, dims: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, dim: leaf if dim < 0 else Share(leaf, dim - leaf.ndim), tree, dims
+    )
 
 
 def _check(layout: Layout, rows: Any) -> None:
@@ -184,9 +207,10 @@ def _check(layout: Layout, rows: Any) -> None:
 def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     """Map function(params, rows, *shared) -> rows over the devices, each with its own rows.
 
-    params: parameters, whole where the function reads them. rows: a pytree whose leaves lead with
-    B. shared: the same everywhere. A loop inside ends on each device when its own rows have ended.
-    The result's leaves lead with B. Raises ValueError where the devices do not divide B.
+    params: parameters, of which the function sees each device's shares (`rljax.shares`). rows: a
+    pytree whose leaves lead with B. shared: the same everywhere. A loop inside may end on each
+    device when its own rows have ended, if it gathers nothing. The result's leaves lead with B.
+    Raises ValueError where the devices do not divide B.
     """
     layout = _current.get()
     if layout is None:
@@ -197,7 +221,7 @@ def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
         dims = layout._dims(params)
 
         def local(params: Any, rows: Any, *shared: Any) -> Any:
-            return function(_gather(params, dims), rows, *shared)
+            return function(_shares(params, dims), rows, *shared)
 
         specs = (_specs(dims), P(ROW_AXES), *[P()] * len(shared))
         return layout._map(local, specs, P(ROW_AXES))(params, rows, *shared)
@@ -205,39 +229,35 @@ def over_rows(function: Callable[..., Any]) -> Callable[..., Any]:
     return mapped
 
 
-Gather = Callable[[Any], Any]
-
-
 def summed_over_rows(
     function: Callable[..., tuple[Any, dict[str, jax.Array]]], maxima: tuple[str, ...]
 ) -> Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]:
-    """Map function(gather, params, frozen, rows) -> gradients, metrics over the devices; add up.
+    """Map function(params, frozen, rows) -> gradients, metrics over the devices; add up.
 
-    gather: shared-out parameters -> whole ones, to be called inside what is differentiated: the
-    gradients are then of the shares. frozen: parameters that are whole already. maxima: metrics
-    that combine by their maximum; the others add up, as gradients do. The result is called with
-    (params, frozen, rows). Raises ValueError where the devices do not divide the rows.
+    params and frozen: as `over_rows` gives parameters; the gradients have the structure of params.
+    maxima: metrics that combine by their maximum; the others add up, as gradients do. Raises
+    ValueError where the devices do not divide the rows.
     """
     layout = _current.get()
     if layout is None:
-        return functools.partial(function, lambda params: params)
+        return function
 
     def mapped(params: Any, frozen: Any, rows: Any) -> tuple[Any, dict[str, jax.Array]]:
         _check(layout, rows)
         dims, frozen_dims = layout._dims(params), layout._dims(frozen)
 
-        def total(leaf: jax.Array, dim: int) -> jax.Array:
-            return jax.lax.psum(leaf, ROW_AXES if dim < 0 else "data")
+        def total(leaf: Any) -> jax.Array:
+            if is_share(leaf):  # summed over `fsdp` where it was gathered
+                return jax.lax.psum(leaf.part, "data")
+            return jax.lax.psum(leaf, ROW_AXES)
 
         def local(params: Any, frozen: Any, rows: Any) -> tuple[Any, dict[str, jax.Array]]:
-            grads, metrics = function(
-                lambda shares: _gather(shares, dims), params, _gather(frozen, frozen_dims), rows
-            )
+            grads, metrics = function(_shares(params, dims), _shares(frozen, frozen_dims), rows)
             combined = {
                 name: (jax.lax.pmax if name in maxima else jax.lax.psum)(value, ROW_AXES)
                 for name, value in metrics.items()
             }
-            return jax.tree.map(total, grads, dims), combined
+            return jax.tree.map(total, grads, is_leaf=is_share), combined
 
         specs = _specs(dims)
         made = layout._map(local, (specs, _specs(frozen_dims), P(ROW_AXES)), (specs, P()))

@@ -146,10 +146,12 @@ def token_divergence(
     wanted = jax.lax.stop_gradient(packed_hidden(teacher, teacher_params, batch))
     tokens = batch.tokens[:, 1:]
 
-    def compare(inputs: tuple[jax.Array, jax.Array, jax.Array]) -> TokenDivergence:
+    def compare(
+        heads: tuple[Params, Params], inputs: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> TokenDivergence:
         own, other, token = inputs  # [n, D], [n, D of the teacher], [n]
-        logits = student.head(params, own)
-        target = jax.lax.stop_gradient(teacher.head(teacher_params, other))
+        logits = student.head(heads[0], own)
+        target = jax.lax.stop_gradient(teacher.head(heads[1], other))
         taken = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         return TokenDivergence(
             divergence(target, logits, config.divergence, jsd_beta=config.jsd_beta),
@@ -158,7 +160,8 @@ def token_divergence(
         )
 
     flat = tuple(x.reshape(-1, *x.shape[2:]) for x in (states, wanted, tokens))
-    made = map_rows(compare, flat, config.head_rows)
+    heads = (student.head_params(params), teacher.head_params(teacher_params))
+    made = map_rows(compare, heads, flat, config.head_rows)
     return jax.tree.map(lambda x: x.reshape(tokens.shape), made)
 
 

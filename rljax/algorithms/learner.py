@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
-from rljax.parallel import Gather, summed_over_rows
+from rljax.parallel import summed_over_rows
 from rljax.types import SupervisedState
 
 Params = dict[str, Any]
@@ -54,10 +54,8 @@ def make_learner(
     turn are shuffled as one.
     """
 
-    def gradients(
-        gather: Gather, params: Params, frozen: Any, minibatch: Any
-    ) -> tuple[Params, Metrics]:
-        grad_fn = jax.grad(lambda shares, *rest: loss(gather(shares), *rest), has_aux=True)
+    def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
+        grad_fn = jax.grad(loss, has_aux=True)
         if parts == 1:
             return grad_fn(params, frozen, minibatch)
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)

@@ -76,14 +76,14 @@ def next_token_scores(
     hidden = packed_hidden(model, params, batch)
     tokens = batch.tokens[:, 1:]
 
-    def scores(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def scores(head: Params, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, wanted = inputs  # [n, D], [n]
-        logits = model.head(params, states)
+        logits = model.head(head, states)
         taken = jnp.take_along_axis(logits, wanted[:, None], axis=-1)[:, 0]
         return taken - jax.nn.logsumexp(logits, axis=-1), jnp.argmax(logits, axis=-1) == wanted
 
     flat = (hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1))
-    log_probs, correct = map_rows(scores, flat, rows)
+    log_probs, correct = map_rows(scores, model.head_params(params), flat, rows)
     return log_probs.reshape(tokens.shape), correct.reshape(tokens.shape)
 
 

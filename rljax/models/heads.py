@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rljax.shares import gathered
+
 Params = dict[str, Any]
 
 
@@ -26,6 +28,7 @@ def init_reward_head(key: jax.Array, hidden_size: int, dtype: Any = jnp.float32)
 
 def apply_scalar_head(head: Params, hidden: jax.Array) -> jax.Array:
     """Map hidden states [..., D] to scalars [...] float32."""
+    head = gathered(head)
     kernel = head["kernel"][0].astype(jnp.float32)
     return hidden.astype(jnp.float32) @ kernel + head["bias"].astype(jnp.float32)[0]
 

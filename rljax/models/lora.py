@@ -118,7 +118,8 @@ def combine(base: Params, adapters: Params, scale: float) -> Params:
     whose place is not in `base`.
     """
     if set(adapters) == {"a", "b"}:
-        return base | {"lora_a": adapters["a"], "lora_b": scale * adapters["b"]}
+        scaled = jax.tree.map(lambda leaf: scale * leaf, adapters["b"])  # an array, or a share
+        return base | {"lora_a": adapters["a"], "lora_b": scaled}
     return base | {name: combine(base[name], child, scale) for name, child in adapters.items()}
 
 

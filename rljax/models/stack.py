@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rljax.shares import after
+
 Params = dict[str, Any]
 Step = Callable[[Params, jax.Array, Any, bool], tuple[jax.Array, Any]]
 """(layer's params, x, layer's cache or None, does it slide) -> x, layer's cache."""
@@ -86,9 +88,12 @@ def run_layers(
             return x, tuple(out)
 
         x, made = jax.lax.scan(body, x, (stack_layers(layers, params)[STACKED], stacks))
-    rest = []
+    rest, earlier = [], x
     for place, index in enumerate(range(layers.looped, len(layers.slides))):
         before = None if singles is None else singles[place]
-        x, one = step(params["layers"][str(index)], x, before, layers.slides[index])
+        # a shared-out layer may be gathered while the one before it runs, but no earlier
+        layer = after(params["layers"][str(index)], earlier)
+        earlier = x
+        x, one = step(layer, x, before, layers.slides[index])
         rest.append(one)
     return x, (made, tuple(rest))

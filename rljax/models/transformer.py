@@ -14,12 +14,14 @@ import jax.numpy as jnp
 from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, widen
 from rljax.models.config import TransformerConfig
 from rljax.models.fused_attention import AttentionKind, require_expressible
-from rljax.models.layers import Block, GroupMask, LayerCache, Norm
+from rljax.models.layers import Block, LayerCache, Norm
 from rljax.models.lora import merge
+from rljax.models.masks import group_visible_keys, token_positions, visible_keys
 from rljax.models.precision import cast_matrices, product
 from rljax.models.remat import Remat, recompute_layer, require_remat
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
+from rljax.shares import after, gathered, regathered
 
 Params = dict[str, Any]
 Masks = dict[bool, Any]
@@ -58,9 +60,18 @@ class Model(NamedTuple):
     for its G completions. No state before padding means anything."""
     head: Any
     """(params, hidden [..., D]) -> logits [..., V] float32."""
+    head_params: Any
+    """(params) -> those of them that head reads."""
     prepare: Any
-    """(params) -> params for many calls of prefill and decode: low-rank adapters merged into the
-    kernels, matrices in the dtype that they are multiplied in; call it before a loop."""
+    """(params) -> params for many calls of prefill, decode and head_columns: whole, low-rank
+    adapters merged into the kernels, matrices in the dtype that they are multiplied in; call it
+    before a loop.
+
+    Shares of parameters are gathered here once, as what they are computed in, and stay until the
+    loop has ended. To gather each layer for each token would send all parameters for every token,
+    which takes 8 times as long as to read them where links carry 400 GB/s and memory 3.35 TB/s; and
+    no device could end before all have, as a gather needs all of them. A model too large for one
+    device's memory is shared out over `tensor` besides, which decoding does not undo."""
     prefill: Any
     """(params, tokens [N, P], attention_mask, slots S, group=1) -> hidden [N, P, D], cache of S
     slots for N group sequences: each prompt is that of `group` sequences, one after another."""
@@ -89,54 +100,6 @@ class Settings(NamedTuple):
     def layers(self) -> Layers:
         """Return in which order layers run, and whether as one compiled body."""
         return Layers(self.config.slides, self.scan_layers)
-
-
-def token_positions(attention_mask: jax.Array, segments: jax.Array | None = None) -> jax.Array:
-    """Count the real tokens before each token, [B, T] int32: left padding shifts no position.
-
-    segments [B, T]: tokens before the start of a token's own segment (a run of equal numbers) do
-    not count.
-    """
-    real = attention_mask.astype(jnp.int32)
-    counts = jnp.cumsum(real, axis=-1)
-    if segments is not None:
-        starts = segments != jnp.roll(segments, 1, axis=-1)
-        earlier = jnp.where(starts.at[:, 0].set(True), counts - real, 0)
-        counts = counts - jax.lax.cummax(earlier, axis=1)
-    return jnp.maximum(counts - 1, 0)
-
-
-def _attention_mask(
-    config: TransformerConfig, real: jax.Array, segments: jax.Array | None, *, local: bool
-) -> jax.Array:
-    """Which key (last axis) each query may see: [B, T, T] bool.
-
-    Causal, real, in the window, and of the query's own segment where there are segments.
-    """
-    length = real.shape[1]
-    distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
-    seen = distance >= 0
-    if local and config.sliding_window is not None:
-        seen &= distance < config.sliding_window
-    mask = seen[None] & real[:, None, :]
-    return mask if segments is None else mask & (segments[:, :, None] == segments[:, None, :])
-
-
-def _group_mask(
-    config: TransformerConfig, prompt_mask: jax.Array, real: jax.Array, *, local: bool
-) -> GroupMask:
-    """Which keys each query sees in rows of a prompt [N, P] and its completions [N, G, C]."""
-    rows, groups, length = real.shape
-    width = prompt_mask.shape[1]
-    # of a prompt and one completion; the prompt's slots are alike for all of the completions
-    flat = jnp.concatenate(
-        [jnp.repeat(prompt_mask, groups, axis=0), real.reshape(rows * groups, length)], axis=1
-    )
-    whole = _attention_mask(config, flat, None, local=local)
-    whole = whole.reshape(rows, groups, *whole.shape[1:])
-    return GroupMask(
-        whole[:, 0, :width, :width], whole[:, 0, width:, :width], whole[:, :, width:, width:]
-    )
 
 
 def _tables(config: TransformerConfig, positions: jax.Array, *, local: bool) -> Any:
@@ -185,20 +148,28 @@ def _init(config: TransformerConfig, key: jax.Array, dtype: Any = jnp.float32) -
 def _embed(
     config: TransformerConfig, params: Params, tokens: Any, positions: Any, dtype: Any
 ) -> Any:
-    x = params["embed"]["embedding"][tokens].astype(dtype)
+    table = gathered(after(params["embed"], tokens))["embedding"]
+    x = table[tokens].astype(dtype)
     if config.embedding_scale is not None:
         x = x * jnp.asarray(config.embedding_scale, dtype)
     if config.positions == "learned":
-        x = x + params["positions"]["embedding"][positions].astype(dtype)
+        table = gathered(after(params["positions"], positions))["embedding"]
+        x = x + table[positions].astype(dtype)
     return x
+
+
+def _head_params(config: TransformerConfig, params: Params) -> Params:
+    name = "embed" if config.tie_embeddings else "head"
+    return {name: params[name]}
 
 
 def _kernel_and_bias(
     config: TransformerConfig, params: Params
 ) -> tuple[jax.Array, jax.Array | None]:
     if config.tie_embeddings:
-        return params["embed"]["embedding"], None
-    return params["head"]["kernel"], params["head"].get("bias")
+        return gathered(params["embed"])["embedding"], None
+    head = gathered(params["head"])
+    return head["kernel"], head.get("bias")
 
 
 def _cap(config: TransformerConfig, logits: jax.Array) -> jax.Array:
@@ -231,9 +202,10 @@ def _trunk(
     block = Block(config, kind, settings.remat, settings.attention)
 
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
-        return block.apply({"params": layer_params}, x, rope, mask)
+        return block.apply({"params": gathered(layer_params, kind)}, x, rope, mask)
 
-    step = recompute_layer(layer, settings.remat)
+    whole = settings.remat in ("products", "layers")
+    step = recompute_layer(layer, settings.remat) if whole else regathered(layer)
     x = _embed(config, params, tokens, positions, kind)
     x, cache = run_layers(
         settings.layers(),
@@ -256,8 +228,7 @@ def _run(
     config = settings.config
     real = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
     masks = {
-        slides: _attention_mask(config, real, segments, local=slides)
-        for slides in set(config.slides)
+        slides: visible_keys(config, real, segments, local=slides) for slides in set(config.slides)
     }
     return _trunk(settings, params, tokens, token_positions(real, segments), masks)
 
@@ -276,13 +247,24 @@ def _hidden_groups(
     positions = jnp.sum(prompt_mask, axis=1)[:, None, None] + jnp.cumsum(real, axis=2) - 1
     positions = jnp.concatenate([token_positions(prompt_mask), positions.reshape(rows, -1)], axis=1)
     masks = {
-        slides: _group_mask(settings.config, prompt_mask, real, local=slides)
+        slides: group_visible_keys(settings.config, prompt_mask, real, local=slides)
         for slides in set(settings.config.slides)
     }
     packed = jnp.concatenate([prompts, tokens[:, :seen].reshape(rows, -1)], axis=1)
     hidden = _trunk(settings, params, packed, positions, masks)[0]
     first = jnp.repeat(hidden[:, width - 1 : width], batch // rows, axis=0)
     return jnp.concatenate([first, hidden[:, width:].reshape(batch, seen, hidden.shape[2])], axis=1)
+
+
+def _prepare(settings: Settings, params: Params) -> Params:
+    def whole(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return gathered(node, settings.dtype)
+        if "lora_a" in node:  # added up in the kernel's dtype
+            return gathered(node)
+        return {name: whole(child) for name, child in node.items()}
+
+    return stack_layers(settings.layers(), cast_matrices(merge(whole(params)), settings.dtype))
 
 
 def _prefill(
@@ -380,9 +362,8 @@ def make_model(
         hidden=hidden,
         hidden_groups=functools.partial(_hidden_groups, settings),
         head=functools.partial(_head, config),
-        prepare=lambda params: stack_layers(
-            settings.layers(), cast_matrices(merge(params), settings.dtype)
-        ),
+        head_params=functools.partial(_head_params, config),
+        prepare=functools.partial(_prepare, settings),
         prefill=functools.partial(_prefill, settings),
         decode=functools.partial(_decode, settings),
         head_columns=functools.partial(_head_columns, config),

@@ -37,10 +37,8 @@ def _of_temporaries(
 ) -> Iterator[Advice]:
     ways, heads = 2 * plan.mesh.tensor, (config.num_heads, config.num_kv_heads)
     if not any(count % ways for count in heads):
-        gathered = parts.get("whole parameters", 0) + parts.get("stacked copy", 0)
-        yield Advice(
-            f"--mesh.tensor {ways}", "devices share out the whole parameters", gathered / 2
-        )
+        gathered = parts.get("gathered parameters", 0) + parts.get("stacked copy", 0)
+        yield Advice(f"--mesh.tensor {ways}", "devices share out what is gathered", gathered / 2)
     if plan.scan_layers:
         yield Advice("--no-scan-layers", "no stacked copy of layers", parts.get("stacked copy", 0))
     if plan.remat == "none":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,27 +38,39 @@ def state_bytes(state: TrainState) -> dict[str, int]:
     }
 
 
-def _as_read(params: Any, layout: Layout | None) -> Iterator[tuple[int, bool]]:
-    """List of every leaf: its bytes as a device reads it, and whether `fsdp` shares it out."""
+def _as_read(params: Any, layout: Layout | None) -> Iterator[tuple[str, int, bool]]:
+    """List of every leaf its path, its bytes as a device reads it, and whether `fsdp` shares it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         size = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
         if layout is None:
-            yield size, False
+            yield name, size, False
             continue
         ways = layout.mesh.shape["tensor"]
         size = size if layout.tensor_dim(name, leaf.shape) is None else size // ways
-        yield size, layout.fsdp_dim(name, leaf.shape) is not None
+        yield name, size, layout.fsdp_dim(name, leaf.shape) is not None
 
 
 def whole_parameters(params: Any, layout: Layout | None) -> int:
     """Count the bytes of parameters as a device reads them: `fsdp` gathered, `tensor` not."""
-    return sum(size for size, _ in _as_read(params, layout))
+    return sum(size for _, size, _ in _as_read(params, layout))
 
 
 def gathered_parameters(params: Any, layout: Layout | None) -> int:
     """Count the bytes of the whole copies that a device makes of what `fsdp` shares out."""
-    return sum(size for size, shared in _as_read(params, layout) if shared)
+    return sum(size for _, size, shared in _as_read(params, layout) if shared)
+
+
+def gathered_at_once(params: Any, layout: Layout | None) -> int:
+    """Count the whole copies of what is gathered together: a layer, an embedding or a head.
+
+    It is the largest of them that counts: one is dropped when the next is needed.
+    """
+    units: dict[str, int] = collections.defaultdict(int)
+    for name, size, shared in _as_read(params, layout):
+        layer = re.match(r"(.*\blayers/\d+)/", name)
+        units[layer[1] if layer else name] += size if shared else 0
+    return max(units.values(), default=0)
 
 
 def cache_bytes(plan: PlanConfig, config: TransformerConfig, itemsize: int) -> int:

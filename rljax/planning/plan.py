@@ -16,7 +16,9 @@ from rljax.models.stack import Layers
 from rljax.planning.advice import advise
 from rljax.planning.config import PlanConfig
 from rljax.planning.memory import (
+    bytes_held,
     cache_bytes,
+    gathered_at_once,
     gathered_parameters,
     in_dtype,
     logits_bytes,
@@ -145,17 +147,23 @@ def _parts(
 ) -> dict[str, float]:
     """Divide what is held in a program by what it is; what has no name is activations."""
     layout, config, shapes = step.placement.layout, step.config, step.state()
-    read = {"score": [shapes.ref_params]}.get(
-        program, [shapes.params, *([shapes.ref_params] if plan.adapts else [])]
-    )
-    named: dict[str, float] = {
-        "whole parameters": sum(gathered_parameters(tree, layout) for tree in read)
-    }
-    if plan.scan_layers:
-        named["stacked copy"] = sum(whole_parameters(tree, layout) for tree in read)
-        named["stacked copy"] *= 2 if program == "update" else 1  # of the gradients too
+    base = [shapes.ref_params] if plan.adapts else []
+    named: dict[str, float] = {}
     if program == "sample":
+        read = [shapes.params["policy"], *base]
+        named["gathered parameters"] = sum(gathered_parameters(tree, layout) for tree in read)
         named["keys and values"] = cache
+        copied = sum(whole_parameters(tree, layout) for tree in read)
+    else:
+        read = [shapes.ref_params] if program == "score" else [shapes.params, *base]
+        named["gathered parameters"] = max(gathered_at_once(tree, layout) for tree in read)
+        copied = sum(map(bytes_held, read))
+    if program == "update":  # the gradients of what is gathered and of what is stacked, too
+        named["gathered parameters"] *= 2
+        named["gradients"] = state["policy"] + state["critic"]
+        copied *= 2
+    if plan.scan_layers:
+        named["stacked copy"] = copied
     named["logits"] = logits_bytes(plan, config, program)
     left = cost.temporary + cost.results
     parts: dict[str, float] = dict(state)

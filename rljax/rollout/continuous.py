@@ -36,6 +36,7 @@ from rljax.rollout.sampler import (
     sampling_noise,
 )
 from rljax.rollout.scoring import whole_group
+from rljax.shares import gathered
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -287,12 +288,12 @@ def make_continuous_sampler(
         require_mask_params(action_mask is not None, mask_params)
         require_context(model, prompts, length)
         wanted = (params,) if mask_params is None else (params, mask_params)
-        policies = tuple(map(model.prepare, wanted))
+        policies, head = tuple(map(model.prepare, wanted)), gathered(value_head)
 
         def choose_for(
             hidden: tuple[jax.Array, ...], index: jax.Array, uniform: jax.Array
         ) -> Chosen:
-            return choose(policies, value_head, hidden, index, uniform)
+            return choose(policies, head, hidden, index, uniform)
 
         noise = sampling_noise(key, prompts, length)
         queue = Queue(

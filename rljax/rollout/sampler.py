@@ -24,6 +24,7 @@ from rljax.rollout.distribution import (
     token_set,
 )
 from rljax.rollout.scoring import whole_group
+from rljax.shares import gathered
 from rljax.traced import check, is_zero
 from rljax.types import Completions, Prompts
 
@@ -255,7 +256,7 @@ def make_sampler(
         require_context(model, prompts, length)
         batch = len(prompts.tokens)
         wanted = (params,) if mask_params is None else (params, mask_params)
-        policies = tuple(map(model.prepare, wanted))
+        policies, head = tuple(map(model.prepare, wanted)), gathered(value_head)
         noise = sampling_noise(key, prompts, length)
         shared = whole_group(group, batch)
 
@@ -264,7 +265,7 @@ def make_sampler(
 
         def write(state: Decoding, hidden: tuple[jax.Array, ...]) -> Decoding:
             index = state.index
-            chosen = choose(policies, value_head, hidden, index, noise[index])
+            chosen = choose(policies, head, hidden, index, noise[index])
             return state.write(chosen, eos, pad_token_id)
 
         end = decode_all(model, policies, prompts, length, start, write, shared)

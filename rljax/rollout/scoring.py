@@ -171,7 +171,8 @@ def make_score(
             early.reshape(-1),
             mask_rows,
         )
-        log_probs, entropy = map_rows(lambda xs: chunk_scores(params, mask_params, *xs), flat, rows)
+        heads = [p if p is None else model.head_params(p) for p in (params, mask_params)]
+        log_probs, entropy = map_rows(lambda both, xs: chunk_scores(*both, *xs), heads, flat, rows)
         mask = completions.mask
         return Scored(
             jnp.where(mask, log_probs.reshape(batch, length), 0.0),

@@ -30,7 +30,8 @@ class MeshConfig:
     """Devices that each take their own rows of a batch."""
     fsdp: int = 1
     """Devices that take rows as `data` does, and besides keep a share of every matrix: of the
-    parameters, their gradients and the optimizer."""
+    parameters, their gradients and the optimizer. Training and scoring gather a layer when it is
+    due; sampling gathers the whole policy, once a rollout."""
     tensor: int = 1
     """Devices that share out heads, MLP width and vocabulary of the same rows."""
 

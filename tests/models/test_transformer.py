@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.models.transformer import Model, make_model, token_positions
+from rljax.models.masks import token_positions
+from rljax.models.transformer import Model, make_model
 from tests.conftest import noisy_params, quick_jit, tiny_config
 
 GPT2 = {

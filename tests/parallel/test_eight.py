@@ -14,14 +14,14 @@ import rljax
 ROOT = Path(rljax.__file__).parents[1]
 
 
-def check(name: str) -> None:
+def check(*names: str, module: str = "eight") -> None:
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
     result = subprocess.run(
-        [sys.executable, "-m", "tests.parallel.eight", name],
+        [sys.executable, "-m", f"tests.parallel.{module}", *names],
         env=environment,
         cwd=ROOT,
         capture_output=True,

@@ -6,15 +6,18 @@ import dataclasses
 import json
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh
 
 from rljax.errors import UserError
 from rljax.models.architectures import find_architecture
 from rljax.models.lora import LoRAConfig
+from rljax.parallel import AXES, Layout
 from rljax.planning.advice import advise
 from rljax.planning.chips import CHIPS, ChipFigures
 from rljax.planning.config import PlanConfig
-from rljax.planning.memory import cache_bytes, in_dtype
+from rljax.planning.memory import cache_bytes, gathered_at_once, gathered_parameters, in_dtype
 from rljax.planning.plan import compile_costs, depths_to_compile, make_plan
 from rljax.planning.programs import Cost, extrapolate, shallower
 from rljax.planning.report import numbers, table
@@ -142,6 +145,22 @@ def test_temporaries_in_bfloat16_are_half_but_for_what_is_float32():
     assert in_dtype(1e12, half, config, "score", 1e10) == in_dtype(1e12, half, config, "score")
 
 
+def test_layers_are_gathered_one_at_a_time():
+    params = {
+        "policy": {
+            "embed": {"embedding": jnp.zeros((8, 4))},
+            "layers": {
+                str(i): {"up": {"kernel": jnp.zeros((8, 4)), "bias": jnp.zeros(8)},
+                         "down": {"kernel": jnp.zeros((3, 8))}} for i in range(5)
+            },
+        },
+    }  # fmt: skip
+    layout = Layout(AbstractMesh((1, 4, 1), AXES), 4, 4)
+    assert gathered_parameters(params, layout) == 4 * (8 * 4 + 5 * (8 * 4 + 3 * 8))
+    assert gathered_at_once(params, layout) == 4 * (8 * 4 + 3 * 8)  # without the biases
+    assert gathered_at_once(params, None) == 0
+
+
 def test_the_cache_is_that_of_a_devices_own_rows():
     config = find_architecture(LLAMA.model)
     whole = cache_bytes(LLAMA, config, 4)
@@ -154,7 +173,7 @@ def test_the_cache_is_that_of_a_devices_own_rows():
 def test_advice_names_flags_and_the_largest_saving_first():
     parts = {
         "policy": 8e9, "critic": 8e9, "reference": 8e9, "optimizer": 16e9,
-        "whole parameters": 30e9, "stacked copy": 20e9, "keys and values": 10e9,
+        "gathered parameters": 30e9, "stacked copy": 20e9, "keys and values": 10e9,
         "logits": 8e9, "activations": 40e9,
     }  # fmt: skip
     plan = change(LLAMA, mesh=MeshConfig(fsdp=8), scan_layers=True, critic="separate")

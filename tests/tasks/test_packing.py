@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from rljax.models.transformer import make_model, token_positions
+from rljax.models.masks import token_positions
+from rljax.models.transformer import make_model
 from rljax.tasks.packing import Document, best_fit, fit_lengths, pack
 from tests.conftest import noisy_params, quick_jit, tiny_config
 
