@@ -19,6 +19,7 @@ from rljax.algorithms.actor_critic import (
 from rljax.algorithms.batch import OnPolicyConfig
 from rljax.models.transformer import Model
 from rljax.parallel import over_rows
+from rljax.rollout.buckets import map_by_length
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.training.mesh import Placement
@@ -83,6 +84,7 @@ class Acting(NamedTuple):
             truncate_after=algorithm.truncate_after,
             action_mask=algorithm.action_mask,
             group=group,
+            buckets=algorithm.buckets,
         )
 
         def local(policies: Policies, prompts: Prompts, key: jax.Array) -> Completions:
@@ -98,14 +100,25 @@ class Acting(NamedTuple):
         def refer(policies: Policies, text: tuple[Prompts, Completions]) -> Any:
             _, base, masking = policies
             mask_params = complete_mask(self.compose, masking, base)
-            scored = score(base, *text, mask_params, group=group)
-            return scored.log_probs, scored.mask_hidden
+
+            def scored(prompts: Prompts, made: Completions) -> Any:
+                found = score(base, prompts, made, mask_params, group=group)
+                return found.log_probs, found.mask_hidden
+
+            return map_by_length(scored, *text, text[1].mask, self.algorithm.buckets, group)
 
         def log_probs(policies: Policies, rollout: Rollout) -> jax.Array:
             params, mask_params = self.complete(policies)
-            text = (rollout.prompts, rollout.completions)
-            masking = (mask_params, rollout.mask_hidden)
-            return score(params["policy"], *text, *masking, group=group).log_probs
+
+            def scored(prompts: Prompts, written: tuple[Completions, Any]) -> jax.Array:
+                made, mask_hidden = written
+                more = (mask_params, mask_hidden)
+                return score(params["policy"], prompts, made, *more, group=group).log_probs
+
+            made = rollout.completions
+            written = (made, rollout.mask_hidden)
+            buckets = self.algorithm.buckets
+            return map_by_length(scored, rollout.prompts, written, made.mask, buckets, group)
 
         return (lambda *args: over_rows(refer)(*args), lambda *args: over_rows(log_probs)(*args))
 
