@@ -122,6 +122,7 @@ class OnPolicyExperiment(abc.ABC):
         make_trainable(self.lora, self.train_layers)
         algorithm = self.algorithm
         self.mesh.check_rows(*algorithm.pass_rows)
+        algorithm.buckets.require_slots(self.sampling.max_new_tokens)
         if algorithm.wants_greedy:
             prompts = algorithm.batch_size // algorithm.samples_per_prompt
             self.mesh.check_rows(prompts, "the prompts of a batch, each completed greedily too,")

@@ -50,9 +50,10 @@ class OnPolicyConfig:
     gradient_accumulation: int = 1
     """Parts that a minibatch is computed in; the update is the same, the memory smaller."""
     length_buckets: int = 1
-    """Widths to choose from, evenly spaced up to sampling.max_new_tokens: completions are sorted by
-    length into parts (gradient_accumulation), and each part is computed in the smallest width that
-    holds it, in scoring and update; the numbers are the same. All widths are compiled. 1: off."""
+    """Widths to choose from: sampling.max_new_tokens, a half of it, a quarter ... Completions are
+    sorted by length into the parts of a minibatch (gradient_accumulation), and each part is
+    computed in the smallest width that holds it, in scoring and update, with the same numbers.
+    Worth it where lengths differ and there are several parts; every width is compiled. 1: off."""
     loss_aggregation: LossAggregation = "token"
     """token: mean over tokens; sequence: mean of sequence means; constant: over B * slots."""
     entropy_coef: float = 0.0

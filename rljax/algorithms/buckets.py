@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rljax.rollout.buckets import bucket_widths, in_smallest_bucket, length_order
 from rljax.rollout.scoring import whole_group
+from rljax.tasks.preference_batches import PreferenceBatch
 
 Metrics = dict[str, jax.Array]
 Gradients = Callable[[Any, Any, Any], tuple[Any, Metrics]]
@@ -33,7 +34,7 @@ class Shorten(NamedTuple):
     """minibatch -> bool [B, C] or [B, K, C], true on real tokens, which come first."""
     cut: Callable[[Any, int], Any]
     """(minibatch, width) -> the minibatch with so many completion slots."""
-    count: int = 1
+    number: int = 1
     """Widths to choose from; 1: all slots, and nothing is sorted."""
 
     def lengths(self, minibatch: Any) -> jax.Array:
@@ -43,7 +44,7 @@ class Shorten(NamedTuple):
 
     def sort(self, minibatch: Any, parts: int, group: int) -> Any:
         """Put rows of similar lengths side by side, for `parts` passes; groups stay whole."""
-        if self.count == 1 or parts == 1:
+        if self.number == 1 or parts == 1:
             return minibatch
         lengths = self.lengths(minibatch)
         order = length_order(lengths, whole_group(group, len(lengths) // parts))
@@ -60,7 +61,7 @@ class Shorten(NamedTuple):
                 grads, metrics = function(params, frozen, self.cut(rows, width))
                 return grads, metrics | {_COMPUTED: jnp.float32(completions * width)}
 
-            widths = bucket_widths(slots, self.count)
+            widths = bucket_widths(slots, self.number)
             grads, metrics = in_smallest_bucket(widths, jnp.max(self.lengths(rows)), cut)
             return grads, metrics | {_REAL: jnp.sum(mask).astype(jnp.float32)}
 
@@ -87,19 +88,22 @@ def shorten_rollouts(count: int) -> Shorten:
     return Shorten(lambda minibatch: minibatch.rollout.completions.mask, cut, count)
 
 
-def shorten_preferences(
-    count: int,
-    get: Callable[[Any], Any] = lambda minibatch: minibatch,
-    put: Callable[[Any, Any], Any] = lambda minibatch, batch: batch,
-) -> Shorten:
-    """Shorten minibatches of a `PreferenceBatch`, or of more than that.
+def shorten_preferences(count: int) -> Shorten:
+    """Shorten the one `PreferenceBatch` in a minibatch, which may hold more than that."""
 
-    get: minibatch -> its PreferenceBatch; put: (minibatch, such a batch) -> minibatch.
-    """
+    def is_batch(node: Any) -> bool:
+        return isinstance(node, PreferenceBatch)
+
+    def mask(minibatch: Any) -> jax.Array:
+        (batch,) = filter(is_batch, jax.tree.leaves(minibatch, is_leaf=is_batch))
+        return batch.mask
+
+    def short(node: Any, width: int) -> Any:
+        if not is_batch(node):
+            return node
+        return node._replace(tokens=node.tokens[..., :width], mask=node.mask[..., :width])
 
     def cut(minibatch: Any, width: int) -> Any:
-        batch = get(minibatch)
-        short = batch._replace(tokens=batch.tokens[..., :width], mask=batch.mask[..., :width])
-        return put(minibatch, short)
+        return jax.tree.map(lambda node: short(node, width), minibatch, is_leaf=is_batch)
 
-    return Shorten(lambda minibatch: get(minibatch).mask, cut, count)
+    return Shorten(mask, cut, count)

@@ -194,9 +194,7 @@ def make_update(
         optimizer,
         compose,
         lambda params, _, rows: loss_fn(params["policy"], *rows, score=score, config=config),
-        shorten=shorten_preferences(
-            config.length_buckets, lambda rows: rows[0], lambda rows, batch: (batch, rows[1])
-        ),
+        shorten=shorten_preferences(config.length_buckets),
     )
 
     def prepare(minibatch: tuple[PreferenceBatch, jax.Array]) -> tuple[PreferenceBatch, jax.Array]:

@@ -24,18 +24,30 @@ from rljax.types import Prompts
 class Buckets(NamedTuple):
     """How completions are scored by length."""
 
-    count: int = 1
+    number: int = 1
     """Widths to choose from; 1: all slots, and nothing is sorted."""
     parts: int = 1
     """Passes that a batch is scored in, of equally many rows of similar lengths."""
+
+    def require_slots(self, slots: int) -> None:
+        """Raise ValueError unless so many completion slots can be halved into these widths."""
+        if 2 ** (self.number - 1) > slots:
+            raise ValueError(
+                f"length_buckets is {self.number}, but sampling.max_new_tokens {slots} cannot be "
+                f"halved {self.number - 1} times: lower it"
+            )
 
 
 ONE_WIDTH = Buckets()
 
 
 def bucket_widths(slots: int, count: int) -> tuple[int, ...]:
-    """Return `count` widths, evenly spaced up to `slots`; `slots` of them where that is fewer."""
-    return tuple(sorted({-(-slots * k // count) for k in range(1, count + 1)}))
+    """Return `count` rising widths, the last `slots`, each half of the next (rounded up).
+
+    Fewer where they would be less than 1. Where lengths are geometric, halves leave as little
+    padding as twice as many even steps, and each width is a program to compile.
+    """
+    return tuple(sorted({-(-slots // 2**k) for k in range(min(count, slots.bit_length() + 1))}))
 
 
 def in_smallest_bucket(
@@ -74,11 +86,11 @@ def map_by_length(
     Slots that a pass leaves out come back as 0. group: so many rows in turn stay together.
     """
     batch, slots = mask.shape
-    if buckets.count == 1:
+    if buckets.number == 1:
         return function(prompts, written)
     unit = group if batch % group == 0 else 1
     parts = math.gcd(buckets.parts, batch // unit)
-    widths = bucket_widths(slots, buckets.count)
+    widths = bucket_widths(slots, buckets.number)
     lengths = jnp.sum(mask, axis=1)
     order = length_order(lengths, unit)
 

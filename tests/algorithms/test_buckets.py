@@ -22,7 +22,7 @@ from rljax.rollout.scoring import make_score
 from tests.algorithms.conftest import EOS, SAMPLING
 from tests.conftest import quick_jit
 
-LENGTHS = jnp.array([6, 1, 2, 1, 4, 3, 1, 4])
+LENGTHS = jnp.array([6, 1, 2, 1, 3, 3, 1, 2])
 SIZES = {"batch_size": 8, "samples_per_prompt": 4, "num_epochs": 1, "gradient_accumulation": 2}
 PPO = PPOConfig(**SIZES, kl=KLConfig(coef=0.1))
 GRPO = GRPOConfig(**SIZES, loss_aggregation="constant")
@@ -55,10 +55,10 @@ def written(world):
     return make
 
 
-def test_widths_are_even_and_end_at_the_last_slot():
-    assert bucket_widths(48, 4) == (12, 24, 36, 48)
-    assert bucket_widths(10, 4) == (3, 5, 8, 10)
-    assert bucket_widths(3, 8) == (1, 2, 3)
+def test_widths_are_halves_and_end_at_the_last_slot():
+    assert bucket_widths(48, 4) == (6, 12, 24, 48)
+    assert bucket_widths(10, 3) == (3, 5, 10)
+    assert bucket_widths(3, 99) == (1, 2, 3)
     assert bucket_widths(7, 1) == (7,)
 
 
@@ -69,8 +69,8 @@ def test_the_smallest_width_that_holds_the_longest(longest, width):
 
 
 def test_rows_are_sorted_and_groups_stay_whole():
-    assert length_order(LENGTHS, 1).tolist() == [1, 3, 6, 2, 5, 4, 7, 0]
-    assert length_order(LENGTHS, 2).tolist() == [2, 3, 4, 5, 6, 7, 0, 1]
+    assert length_order(LENGTHS, 1).tolist() == [1, 3, 6, 2, 7, 4, 5, 0]
+    assert length_order(LENGTHS, 2).tolist() == [2, 3, 6, 7, 4, 5, 0, 1]
     assert length_order(LENGTHS, 4).tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
 
 
@@ -120,10 +120,16 @@ def test_numbers_are_those_of_the_whole_width(world, written, name):
 
 @pytest.mark.slow
 def test_fill_is_the_share_of_real_tokens(world, written):
-    """Parts of rows of 1, 1, 1, 2 and of 3, 4, 4, 6 tokens, in widths 2 and 6."""
+    """Parts of rows of 1, 1, 1, 2 and of 2, 3, 3, 6 tokens, in widths 2 and 6 of 2, 3, 6."""
     alone = dataclasses.replace(PPO, share_prompts=False)
     rollout = written(alone)
     _, whole = world.update(alone, rollout=rollout)
     _, short = world.update(dataclasses.replace(alone, length_buckets=3), rollout=rollout)
-    np.testing.assert_allclose(whole["perf/token_fill"], 22 / 48, rtol=1e-6)
-    np.testing.assert_allclose(short["perf/token_fill"], 22 / 32, rtol=1e-6)
+    np.testing.assert_allclose(whole["perf/token_fill"], 19 / 48, rtol=1e-6)
+    np.testing.assert_allclose(short["perf/token_fill"], 19 / 32, rtol=1e-6)
+
+
+def test_more_widths_than_halves_are_refused():
+    Buckets(3).require_slots(4)
+    with pytest.raises(ValueError, match="length_buckets is 4, but sampling.max_new_tokens 7 can"):
+        Buckets(4).require_slots(7)
