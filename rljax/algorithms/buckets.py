@@ -21,7 +21,9 @@ Gradients = Callable[[Any, Any, Any], tuple[Any, Metrics]]
 
 FILL = "perf/token_fill"
 """Share of the completion slots that an update computes which hold a real token."""
-_REAL, _COMPUTED = "perf/real_slots", "perf/computed_slots"
+SLOTS = "perf/completion_slots"
+"""Slots that an update computes of a completion, on average."""
+_REAL, _COMPUTED, _ROWS = "perf/real_slots", "perf/computed_slots", "perf/rows"
 
 
 class Shorten(NamedTuple):
@@ -63,17 +65,19 @@ class Shorten(NamedTuple):
 
             widths = bucket_widths(slots, self.number)
             grads, metrics = in_smallest_bucket(widths, jnp.max(self.lengths(rows)), cut)
-            return grads, metrics | {_REAL: jnp.sum(mask).astype(jnp.float32)}
+            counts = {_REAL: jnp.sum(mask).astype(jnp.float32), _ROWS: jnp.float32(completions)}
+            return grads, metrics | counts
 
         return shortened
 
 
 def with_fill(metrics: Metrics) -> Metrics:
-    """Turn the counts of a whole minibatch, where there are any, into `perf/token_fill`."""
+    """Turn the counts of a whole minibatch, where there are any, into what they say of a slot."""
     if _REAL not in metrics:
         return metrics
-    rest = {name: value for name, value in metrics.items() if name not in (_REAL, _COMPUTED)}
-    return rest | {FILL: metrics[_REAL] / metrics[_COMPUTED]}
+    rest = dict(metrics)
+    real, computed, rows = (rest.pop(name) for name in (_REAL, _COMPUTED, _ROWS))
+    return rest | {FILL: real / computed, SLOTS: computed / rows}
 
 
 def shorten_rollouts(count: int) -> Shorten:

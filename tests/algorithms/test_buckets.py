@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.algorithms.buckets import FILL, SLOTS
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.online_dpo import OnlineDPOConfig
 from rljax.algorithms.ppo import PPOConfig
@@ -112,10 +113,10 @@ def test_numbers_are_those_of_the_whole_width(world, written, name):
         for count in (1, 3)
     )
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), a.params, b.params)
-    fill = [m.pop("perf/token_fill") for m in (dict(metrics), dict(other))]
-    for key in metrics.keys() - {"perf/token_fill"}:
+    for key in metrics.keys() - {FILL, SLOTS}:
         np.testing.assert_allclose(metrics[key], other[key], rtol=1e-4, atol=1e-5, err_msg=key)
-    assert fill[1] > fill[0]
+    assert other[FILL] > metrics[FILL]
+    assert other[SLOTS] < metrics[SLOTS] == 6
 
 
 @pytest.mark.slow
@@ -125,8 +126,9 @@ def test_fill_is_the_share_of_real_tokens(world, written):
     rollout = written(alone)
     _, whole = world.update(alone, rollout=rollout)
     _, short = world.update(dataclasses.replace(alone, length_buckets=3), rollout=rollout)
-    np.testing.assert_allclose(whole["perf/token_fill"], 19 / 48, rtol=1e-6)
-    np.testing.assert_allclose(short["perf/token_fill"], 19 / 32, rtol=1e-6)
+    np.testing.assert_allclose(whole[FILL], 19 / 48, rtol=1e-6)
+    np.testing.assert_allclose(short[FILL], 19 / 32, rtol=1e-6)
+    np.testing.assert_allclose(short[SLOTS], 4, rtol=1e-6)
 
 
 def test_more_widths_than_halves_are_refused():

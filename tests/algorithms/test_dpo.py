@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.algorithms.buckets import FILL, SLOTS
 from rljax.algorithms.dpo import (
     DPOConfig,
     make_evaluate,
@@ -249,9 +250,9 @@ def test_short_widths_change_no_number(config):
         program(made)(initial(), rows, jax.random.key(0)) for made in (config, cut)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, short)
-    for name in metrics.keys() - {"perf/token_fill"}:
+    for name in metrics.keys() - {FILL, SLOTS}:
         np.testing.assert_allclose(other[name], metrics[name], rtol=1e-3, atol=1e-5, err_msg=name)
-    assert other["perf/token_fill"] > metrics["perf/token_fill"]
+    assert other[FILL] > metrics[FILL]
 
 
 def test_padding_never_reaches_the_update():
