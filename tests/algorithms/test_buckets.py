@@ -31,6 +31,7 @@ ALONE = {"share_prompts": False, "num_minibatches": 2}
 CASES = {
     "ppo": PPO,
     "ppo, prompts alone": dataclasses.replace(PPO, **ALONE),
+    "ppo, separate critic": dataclasses.replace(PPO, critic="separate", num_minibatches=2),
     "nlpo": dataclasses.replace(PPO, mask_top_p=0.5, mask_min_tokens=2),
     "grpo": GRPO,
     "grpo, prompts alone": dataclasses.replace(GRPO, **ALONE, ratio="sequence"),

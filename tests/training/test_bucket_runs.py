@@ -5,6 +5,7 @@ import functools
 
 import pytest
 
+from rljax.training.optimizer import OptimizerConfig
 from rljax.training.writer import read_jsonl
 from tests.experiments.conftest import unoptimised
 from tests.training.fused_cases import METHODS, assert_same_numbers, make_experiment, run
@@ -34,15 +35,18 @@ def start(tmp_path_factory):
         field = "ppo" if method == "ppo" else "grpo"
         config = make(method, workdir, steps=steps, fused_steps=fused, **{field: algorithm})
         sampling = dataclasses.replace(config.sampling, max_new_tokens=4)
-        config = dataclasses.replace(config, sampling=sampling)
+        constant = OptimizerConfig(learning_rate=0.01, schedule="constant")
+        config = dataclasses.replace(config, sampling=sampling, optimizer=constant)
         return run(config), read_jsonl(f"{config.workdir}/metrics.jsonl")
 
     return started
 
 
-@pytest.mark.parametrize(
-    "method, changes", [("ppo", {"critic": "separate"}), ("grpo", {}), ("remax", {})]
-)
+# A minibatch of equal scores, whitened twice, would be rounding errors of size 1.
+PPO = {"critic": "separate", "whiten_rewards": False, "whiten_advantages": False}
+
+
+@pytest.mark.parametrize("method, changes", [("ppo", PPO), ("grpo", {}), ("remax", {})])
 def test_a_run_has_the_numbers_of_the_whole_width(start, method, changes):
     plain, whole = start(method, f"{method}-1", 1, **changes)
     short, speed = start(method, f"{method}-3", 3, **changes)
