@@ -355,6 +355,7 @@ class DistillExperiment(SupervisedExperiment):
                 "distill.on_policy_fraction above 0"
             )
         self.sampling.require_queue(self.distill.batch_size)
+        self.distill.buckets.require_slots(self.sampling.max_new_tokens)
 
 
 @dataclasses.dataclass(frozen=True)

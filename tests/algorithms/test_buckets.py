@@ -11,6 +11,7 @@ from rljax.algorithms.buckets import FILL, SLOTS
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.online_dpo import OnlineDPOConfig
 from rljax.algorithms.ppo import PPOConfig
+from rljax.experiment import PPOExperiment
 from rljax.kl import KLConfig
 from rljax.rollout.buckets import (
     Buckets,
@@ -19,6 +20,7 @@ from rljax.rollout.buckets import (
     length_order,
     map_by_length,
 )
+from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from tests.algorithms.conftest import EOS, SAMPLING
 from tests.conftest import quick_jit
@@ -136,3 +138,8 @@ def test_more_widths_than_halves_are_refused():
     Buckets(3).require_slots(4)
     with pytest.raises(ValueError, match="length_buckets is 4, but sampling.max_new_tokens 7 can"):
         Buckets(4).require_slots(7)
+    sampling = SamplingConfig(max_new_tokens=7)
+    with pytest.raises(ValueError, match="cannot be halved 3 times"):
+        PPOExperiment(ppo=PPOConfig(length_buckets=4), sampling=sampling).validate()
+    with pytest.raises(ValueError, match="length_buckets is 0; it must be at least 1"):
+        PPOConfig(length_buckets=0).validate()

@@ -42,32 +42,30 @@ def start(tmp_path_factory):
     return started
 
 
-# A minibatch of equal scores, whitened twice, would be rounding errors of size 1.
-PPO = {"critic": "separate", "whiten_rewards": False, "whiten_advantages": False}
-
-
-@pytest.mark.parametrize("method, changes", [("ppo", PPO), ("grpo", {}), ("remax", {})])
-def test_a_run_has_the_numbers_of_the_whole_width(start, method, changes):
-    plain, whole = start(method, f"{method}-1", 1, **changes)
-    short, speed = start(method, f"{method}-3", 3, **changes)
-    assert_same_numbers(short, plain)
-    assert len({row["completion/length"] for row in plain}) > 2
+def assert_shorter(speed, whole):
     for row, other in zip(speed, whole, strict=True):
         assert 0 < other["perf/token_fill"] < row["perf/token_fill"] <= 1
         assert row["perf/completion_slots"] < other["perf/completion_slots"] == 4
+
+
+def test_critics_of_their_own_and_several_epochs(start):
+    # a minibatch of equal scores, whitened twice, would be rounding errors of size 1
+    changes = {"critic": "separate", "whiten_rewards": False, "whiten_advantages": False}
+    (plain, whole), (short, speed) = (start("ppo", f"ppo-{n}", n, **changes) for n in (1, 3))
+    assert_same_numbers(short, plain)
+    assert_shorter(speed, whole)
+
+
+def test_groups_fused_steps_and_a_resumed_run(start):
+    """Nothing compiles after the first steps, whatever the lengths of the later ones."""
+    (plain, whole), (short, speed) = (start("grpo", f"grpo-{n}", n) for n in (1, 3))
+    assert_same_numbers(short, plain)
+    assert_shorter(speed, whole)
+    assert len({row["completion/length"] for row in plain}) > 2
     counts = [row["perf/compile_count"] for row in speed]
-    assert counts[1:] == counts[1:2] * 3  # whatever the lengths of the next steps
-
-
-def test_fused_steps_choose_widths_too(start):
-    plain, _ = start("grpo", "loop", 3)
-    fused, speed = start("grpo", "fused", 3, fused=2)
+    assert counts[1:] == counts[1:2] * 3
+    fused, fused_speed = start("grpo", "fused", 3, fused=2)
     assert_same_numbers(fused, plain)
-    assert all(row["perf/completion_slots"] < 4 for row in speed)
-
-
-def test_a_run_resumes_bit_for_bit(start):
-    whole, _ = start("ppo", "whole", 3)
-    start("ppo", "parts", 3, steps=2)
-    parts, _ = start("ppo", "parts", 3)
-    assert parts == whole
+    assert_shorter(fused_speed, whole)
+    start("grpo", "parts", 3, steps=2)
+    assert start("grpo", "parts", 3)[0] == short
