@@ -117,6 +117,7 @@ class OnPolicyExperiment(abc.ABC):
         make_trainable(self.lora, self.train_layers)
         algorithm = self.algorithm
         self.mesh.check_rows(*algorithm.pass_rows)
+        algorithm.buckets.require_slots(self.sampling.max_new_tokens)
         if algorithm.wants_greedy:
             prompts = algorithm.batch_size // algorithm.samples_per_prompt
             self.mesh.check_rows(prompts, "the prompts of a batch, each completed greedily too,")
@@ -349,6 +350,7 @@ class DistillExperiment(SupervisedExperiment):
                 "distill.on_policy_fraction above 0"
             )
         self.sampling.require_queue(self.distill.batch_size)
+        self.distill.buckets.require_slots(self.sampling.max_new_tokens)
 
 
 @dataclasses.dataclass(frozen=True)

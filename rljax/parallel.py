@@ -155,7 +155,7 @@ class Layout:
         """Run a function on every device; only `tensor`, where it is in use, is the compiler's."""
 
         def alone(*args: Any) -> Any:
-            with _scope(None):
+            with _scope(None), _inside(self):
                 return function(*args)
 
         manual = set(ROW_AXES) if self.mesh.shape["tensor"] > 1 else set(AXES)
@@ -179,6 +179,26 @@ def _scope(layout: Layout | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+_mapped: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("mapped", default=None)
+
+
+@contextlib.contextmanager
+def _inside(layout: Layout) -> Iterator[None]:
+    token = _mapped.set(layout)
+    try:
+        yield
+    finally:
+        _mapped.reset(token)
+
+
+def common_maximum(value: jax.Array) -> jax.Array:
+    """Return the largest of the devices' values inside of `over_rows` and `summed_over_rows`.
+
+    What it decides is the same for all devices. Elsewhere it is the value itself.
+    """
+    return value if _mapped.get() is None else jax.lax.pmax(value, ROW_AXES)
 
 
 def _name(path: Any) -> str:

@@ -21,6 +21,7 @@ from rljax.models.heads import apply_scalar_head, init_value_head
 from rljax.models.precision import cast_matrices
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import init_running_moments, truncate_completions
+from rljax.rollout.buckets import ONE_WIDTH, Buckets, map_by_length
 from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import ActionMask, SamplingConfig
 from rljax.rollout.scoring import Score, completion_hidden
@@ -161,11 +162,12 @@ def make_act(
     truncate_after: int = 0,
     action_mask: ActionMask | None = None,
     group: int = 1,
+    buckets: Buckets = ONE_WIDTH,
 ) -> Act:
     """Build act(params, prompts, key[, mask_params]) -> Completions: sample, truncate, value.
 
-    Values of a shared critic come out of the decode; a separate critic runs once over the result.
-    action_mask, mask_params, group: as `make_continuous_sampler`'s.
+    Values of a shared critic come out of the decode; a separate critic runs once over the result,
+    by length as `buckets` say. action_mask, mask_params, group: as `make_continuous_sampler`'s.
     """
     sample = make_continuous_sampler(
         model, sampling, eos_token_ids, pad_token_id, action_mask, group
@@ -190,8 +192,13 @@ def make_act(
                 values=jnp.where(mask, made.values, 0),
             )
         if "critic" in params:
-            hidden = completion_hidden(model, params["critic"]["trunk"], prompts, made, group)
-            values = apply_scalar_head(params["critic"]["value_head"], hidden)
+            critic = params["critic"]
+
+            def value(prompts: Prompts, made: Completions) -> jax.Array:
+                hidden = completion_hidden(model, critic["trunk"], prompts, made, group)
+                return apply_scalar_head(critic["value_head"], hidden)
+
+            values = map_by_length(value, prompts, made, made.mask, buckets, group)
             made = made._replace(values=jnp.where(made.mask, values, 0))
         return made
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, complete_params
+from rljax.algorithms.buckets import Shorten, shorten_rollouts
 from rljax.algorithms.checks import require, require_positive
 from rljax.algorithms.learner import Learn, Metrics, Params, make_learner
 from rljax.kl import KLConfig
@@ -26,6 +27,7 @@ from rljax.rewards.shaping import (
     scale_scores,
     update_running_moments,
 )
+from rljax.rollout.buckets import Buckets
 from rljax.rollout.distribution import ActionMask
 from rljax.types import Rollout, TrainState
 
@@ -47,6 +49,11 @@ class OnPolicyConfig:
     """Optimizer updates in a pass."""
     gradient_accumulation: int = 1
     """Parts that a minibatch is computed in; the update is the same, the memory smaller."""
+    length_buckets: int = 1
+    """Widths to choose from: sampling.max_new_tokens, a half of it, a quarter ... Completions are
+    sorted by length into the parts of a minibatch (gradient_accumulation), and each part is
+    computed in the smallest width that holds it, in scoring and update, with the same numbers.
+    Worth it where lengths differ and there are several parts; every width is compiled. 1: off."""
     loss_aggregation: LossAggregation = "token"
     """token: mean over tokens; sequence: mean of sequence means; constant: over B * slots."""
     entropy_coef: float = 0.0
@@ -93,6 +100,11 @@ class OnPolicyConfig:
         return rows, "batch_size / (num_minibatches x gradient_accumulation)"
 
     @property
+    def buckets(self) -> Buckets:
+        """How completions are scored: in as many passes as their gradient is computed in."""
+        return Buckets(self.length_buckets, self.num_minibatches * self.gradient_accumulation)
+
+    @property
     def further_batches(self) -> int:
         """Batches sampled at most to replace groups that teach nothing."""
         return 0
@@ -127,6 +139,7 @@ class OnPolicyConfig:
                 "num_epochs",
                 "num_minibatches",
                 "gradient_accumulation",
+                "length_buckets",
                 "score_rows",
             ),
         )
@@ -207,11 +220,13 @@ def make_batch_learner(
     compose: Compose,
     loss: Callable[[Params, Any, Any], tuple[jax.Array, Metrics]],
     group: int = 1,
+    shorten: Shorten | None = None,
 ) -> Learn:
     """Build the optimizer's passes over a batch as configured; frozen is (base, context).
 
     loss: (whole parameters, context, minibatch) -> loss, metrics. context: what else it reads that
-    no pass changes, such as the KL coefficient. group: rows in turn that stay together.
+    no pass changes, such as the KL coefficient. group: rows in turn that stay together. shorten:
+    how they are cut to the slots that they use; None: as a minibatch with a rollout.
     """
 
     def composed(
@@ -227,6 +242,7 @@ def make_batch_learner(
         num_minibatches=config.num_minibatches,
         parts=config.gradient_accumulation,
         group=group,
+        shorten=shorten or shorten_rollouts(config.length_buckets),
     )
 
 

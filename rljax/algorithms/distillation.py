@@ -12,6 +12,7 @@ B rows, T slots of a row, P prompt slots, C completion slots, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
+from rljax.algorithms.buckets import Shorten
 from rljax.algorithms.checks import require_positive, require_whole_parts
 from rljax.algorithms.learner import Metrics, Params, make_frozen_update
 from rljax.algorithms.sft import Weighted, packed_hidden, token_counts, with_weights
@@ -27,6 +29,7 @@ from rljax.divergences import Divergence, divergence
 from rljax.masking import weighted_loss
 from rljax.models.transformer import Model
 from rljax.parallel import over_rows
+from rljax.rollout.buckets import Buckets
 from rljax.rollout.chunks import map_rows
 from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
@@ -53,12 +56,21 @@ class DistillConfig:
     """Rows of packed documents, or sampled completions, in a batch."""
     gradient_accumulation: int = 1
     """Parts that a batch is computed in; the update is the same, the memory smaller."""
+    length_buckets: int = 1
+    """Widths for parts of the student's samples, sorted by length, to choose from:
+    sampling.max_new_tokens, a half of it, a quarter ...; 1: off."""
     head_rows: int = 512
     """Tokens whose logits, of student and teacher, exist at once."""
 
+    @property
+    def buckets(self) -> Buckets:
+        """How the student's samples are computed by length."""
+        return Buckets(self.length_buckets, self.gradient_accumulation)
+
     def validate(self) -> None:
         """Raise ValueError for sizes that do not divide and values that mean nothing."""
-        require_positive(self, ("batch_size", "gradient_accumulation", "head_rows"), "distill.")
+        sizes = ("batch_size", "gradient_accumulation", "length_buckets", "head_rows")
+        require_positive(self, sizes, "distill.")
         require_whole_parts(self, "distill.")
         if (self.divergence == "jsd") != (self.jsd_beta is not None):
             raise ValueError(
@@ -77,6 +89,11 @@ class DistillConfig:
             raise ValueError(
                 "distill.prompt_tokens cuts the prompts of the student's samples, of which an "
                 "on_policy_fraction of 0 makes none"
+            )
+        if self.length_buckets > 1 and self.on_policy_fraction == 0:
+            raise ValueError(
+                f"distill.length_buckets is {self.length_buckets}: it shortens the student's "
+                "samples, of which an on_policy_fraction of 0 makes none"
             )
 
 
@@ -115,6 +132,17 @@ def as_packed(prompts: Prompts, made: Completions) -> Packed:
         jnp.concatenate([prompts.mask, made.mask], axis=1).astype(jnp.int32),
         jnp.concatenate([nothing, made.mask], axis=1),
     )
+
+
+def shorten_samples(number: int, prompt_slots: int) -> Shorten:
+    """Shorten minibatches of sampled completions after prompts of so many slots."""
+
+    def cut(weighted: Weighted, width: int) -> Weighted:
+        length = prompt_slots + width
+        batch = jax.tree.map(lambda x: x[:, :length], weighted.batch)
+        return Weighted(batch, weighted.weights[:, : length - 1])
+
+    return Shorten(lambda weighted: weighted.batch.targets[:, prompt_slots:], cut, number)
 
 
 # ------------------------------------------------------------------------------------ The loss
@@ -215,22 +243,24 @@ def make_update(
         base, teacher_params = frozen
         return loss(teacher_params, complete_params(compose, params, base), batch)
 
-    learn = make_frozen_update(
-        composed, with_weights, optimizer, learning_rate, parts=config.gradient_accumulation
-    )
+    learn = functools.partial(
+        make_frozen_update, composed, with_weights, optimizer, learning_rate,
+        parts=config.gradient_accumulation,
+    )  # fmt: skip
 
     def update(
         state: DistillState, batch: Packed | Prompts, key: jax.Array
     ) -> tuple[DistillState, Metrics]:
         sample_key, shuffle_key = jax.random.split(key)
-        on_policy = isinstance(batch, Prompts)
+        on_policy, shorten = isinstance(batch, Prompts), None
         if isinstance(batch, Prompts):
             student_params = complete_params(compose, state.params, state.base)["policy"]
             drawn = over_rows(lambda policy, *rest: sample(policy, None, *rest))
+            shorten = shorten_samples(config.length_buckets, batch.tokens.shape[1])
             batch = as_packed(batch, drawn(student_params, batch, sample_key))
         frozen = (state.base, state.teacher)
         trained = SupervisedState(state.params, state.opt_state, state.step, frozen)
-        trained, metrics = learn(trained, batch, shuffle_key)
+        trained, metrics = learn(shorten=shorten)(trained, batch, shuffle_key)
         metrics["on_policy"] = jnp.float32(on_policy)
         params, opt_state, step, _ = trained
         return DistillState(params, opt_state, step, state.teacher, state.base), metrics

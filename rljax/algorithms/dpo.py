@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, all_trained
+from rljax.algorithms.buckets import shorten_preferences
 from rljax.algorithms.checks import require, require_positive, require_whole_parts
 from rljax.algorithms.learner import (
     Metrics,
@@ -80,6 +81,9 @@ class DPOConfig:
     """Records of a batch."""
     gradient_accumulation: int = 1
     """Parts that a batch is computed in; the update is the same, the memory smaller."""
+    length_buckets: int = 1
+    """Widths for parts, sorted by length, to choose from: all slots, a half, a quarter ...; 1: off.
+    """
     score_rows: int = 1024
     """Tokens whose logits exist at once."""
 
@@ -107,7 +111,8 @@ class DPOConfig:
 
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and flags that the loss does not read."""
-        require_positive(self, ("batch_size", "gradient_accumulation", "score_rows"), "dpo.")
+        sizes = ("batch_size", "gradient_accumulation", "length_buckets", "score_rows")
+        require_positive(self, sizes, "dpo.")
         require_whole_parts(self, "dpo.")
         read_by = {
             "label_smoothing": (0.0, ("sigmoid", "robust", "simpo")),
@@ -341,6 +346,7 @@ def make_update(
         learning_rate,
         parts=config.gradient_accumulation,
         compose=compose,
+        shorten=shorten_preferences(config.length_buckets),
     )
 
     def update(

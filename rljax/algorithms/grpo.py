@@ -340,6 +340,7 @@ def make_update(
         cap=config.importance_cap,
         per_sequence=config.ratio == "sequence",
         group=config.sampled_group,
+        buckets=config.buckets,
     )
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(

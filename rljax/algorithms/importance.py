@@ -25,8 +25,9 @@ from rljax.kl import kl_estimate
 from rljax.losses import sequence_log_ratio, truncated_importance_weights
 from rljax.masking import masked_mean
 from rljax.parallel import over_rows
+from rljax.rollout.buckets import ONE_WIDTH, Buckets, map_by_length
 from rljax.rollout.scoring import Score
-from rljax.types import Rollout
+from rljax.types import Completions, Prompts, Rollout
 
 PolicyLogProbs = Callable[[Any, Rollout], jax.Array]
 """((trained, reference, masking policy or None), rollout) -> log-probs of the policy [B, C]."""
@@ -42,31 +43,45 @@ class Corrected(NamedTuple):
     metrics: Metrics
 
 
-def make_policy_log_probs(score: Score, compose: Compose, group: int = 1) -> PolicyLogProbs:
+def make_policy_log_probs(
+    score: Score, compose: Compose, group: int = 1, buckets: Buckets = ONE_WIDTH
+) -> PolicyLogProbs:
     """Build log_probs(policies, rollout): the policy's log-probs, as the learner computes them.
 
-    group: so many rows in turn have the same prompt.
+    group: so many rows in turn have the same prompt. buckets: how they are scored by length.
     """
 
     def log_probs(policies: Any, rollout: Rollout) -> jax.Array:
         params, base, masking = policies
         policy = complete_params(compose, params, base)["policy"]
         mask_params = complete_mask(compose, masking, base)
-        text = (rollout.prompts, rollout.completions)
-        return score(policy, *text, mask_params, rollout.mask_hidden, group=group).log_probs
+
+        def scored(prompts: Prompts, written: tuple[Completions, Any]) -> jax.Array:
+            made, mask_hidden = written
+            return score(policy, prompts, made, mask_params, mask_hidden, group=group).log_probs
+
+        made = rollout.completions
+        written = (made, rollout.mask_hidden)
+        return map_by_length(scored, rollout.prompts, written, made.mask, buckets, group)
 
     return log_probs
 
 
 def make_correct(
-    score: Score, compose: Compose, *, cap: float | None, per_sequence: bool, group: int
+    score: Score,
+    compose: Compose,
+    *,
+    cap: float | None,
+    per_sequence: bool,
+    group: int,
+    buckets: Buckets,
 ) -> Callable[[Any, Rollout], Corrected]:
     """Build correct(policies, rollout) -> Corrected; with `cap` None the rollout is left as it is.
 
     cap: largest weight. per_sequence: all tokens of a completion share the weight of their mean
-    log-ratio, which is the ratio of GSPO. policies, group: as `make_policy_log_probs`'s.
+    log-ratio, which is the ratio of GSPO. policies, group, buckets: as `make_policy_log_probs`'s.
     """
-    log_probs = make_policy_log_probs(score, compose, group)
+    log_probs = make_policy_log_probs(score, compose, group, buckets)
 
     def correct(policies: Any, rollout: Rollout) -> Corrected:
         if cap is None:

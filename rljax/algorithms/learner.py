@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
+from rljax.algorithms.buckets import Gradients, Shorten, with_fill
 from rljax.parallel import summed_over_rows
 from rljax.types import SupervisedState
 
@@ -42,6 +43,7 @@ def make_learner(
     num_minibatches: int,
     parts: int,
     group: int = 1,
+    shorten: Shorten | None = None,
 ) -> Learn:
     """Build learn((params, opt_state), frozen, batch, prepare, key) -> the former, metrics [U].
 
@@ -51,11 +53,15 @@ def make_learner(
     into `parts` whose gradients are added. Metrics come back per optimizer update,
     U = num_epochs x num_minibatches, with `optim/grad_norm` among them. policy_factor: scales
     gradients and updates of params["policy"] (0: it stands still); None: 1. group: so many rows in
-    turn are shuffled as one.
+    turn are shuffled as one. shorten: how rows are sorted by length into parts, and each part is
+    cut to what it uses; the sums of a minibatch stay what they are. None: they are not.
     """
 
     def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
-        grad_fn = jax.grad(loss, has_aux=True)
+        grad_fn: Gradients = jax.grad(loss, has_aux=True)
+        if shorten is not None:
+            grad_fn = shorten.gradients(grad_fn)
+            minibatch = shorten.sort(minibatch, parts, group)
         if parts == 1:
             return grad_fn(params, frozen, minibatch)
         split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)
@@ -79,6 +85,7 @@ def make_learner(
             params, opt_state = carry
             minibatch = prepare(jax.tree.map(lambda x: jnp.asarray(x)[rows], batch))
             grads, metrics = summed_over_rows(gradients, MAXIMA)(params, frozen, minibatch)
+            metrics = with_fill(metrics)
             if policy_factor is not None:
                 grads = grads | {"policy": _scale(grads["policy"], policy_factor)}
             metrics["optim/grad_norm"] = optax.tree.norm(grads)
@@ -126,10 +133,11 @@ def make_single_update(
     *,
     parts: int,
     compose: Compose = all_trained,
+    shorten: Shorten | None = None,
 ) -> Update:
     """Build update(state, batch, key) -> state, metrics: one optimizer update on the whole batch.
 
-    loss: (parameters with a whole policy, batch) -> loss, metrics. prepare and parts: as
+    loss: (parameters with a whole policy, batch) -> loss, metrics. prepare, parts, shorten: as
     `make_learner`'s. learning_rate: step -> rate, reported as `optim/learning_rate`. compose: how
     state.base and what is trained of the policy come together.
     """
@@ -137,7 +145,9 @@ def make_single_update(
     def composed(params: Params, base: Any, batch: Any) -> tuple[jax.Array, Metrics]:
         return loss(complete_params(compose, params, base), batch)
 
-    return make_frozen_update(composed, prepare, optimizer, learning_rate, parts=parts)
+    return make_frozen_update(
+        composed, prepare, optimizer, learning_rate, parts=parts, shorten=shorten
+    )
 
 
 def make_frozen_update(
@@ -147,9 +157,12 @@ def make_frozen_update(
     learning_rate: Callable[[jax.Array], jax.Array],
     *,
     parts: int,
+    shorten: Shorten | None = None,
 ) -> Update:
     """Build update(state, batch, key) as `make_single_update`, of a loss that reads state.base."""
-    learn = make_learner(loss, optimizer, num_epochs=1, num_minibatches=1, parts=parts)
+    learn = make_learner(
+        loss, optimizer, num_epochs=1, num_minibatches=1, parts=parts, shorten=shorten
+    )
 
     def update(
         state: SupervisedState, batch: Any, key: jax.Array

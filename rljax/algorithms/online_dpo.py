@@ -24,6 +24,7 @@ from rljax.algorithms.batch import (
     make_batch_learner,
     next_state,
 )
+from rljax.algorithms.buckets import shorten_preferences
 from rljax.algorithms.dpo import DPOConfig, outcome, sequence_log_probs
 from rljax.algorithms.learner import Metrics
 from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
@@ -202,6 +203,7 @@ def make_update(
         optimizer,
         compose,
         lambda params, _, rows: loss_fn(params["policy"], *rows, score=score, config=config),
+        shorten=shorten_preferences(config.length_buckets),
     )
 
     def prepare(minibatch: tuple[PreferenceBatch, jax.Array]) -> tuple[PreferenceBatch, jax.Array]:

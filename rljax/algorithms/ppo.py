@@ -257,7 +257,12 @@ def make_update(
         rows=config.score_rows,
     )
     correct = make_correct(
-        score, compose, cap=config.importance_cap, per_sequence=False, group=config.sampled_group
+        score,
+        compose,
+        cap=config.importance_cap,
+        per_sequence=False,
+        group=config.sampled_group,
+        buckets=config.buckets,
     )
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(

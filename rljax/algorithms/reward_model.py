@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.algorithms.actor_critic import Compose, all_trained
+from rljax.algorithms.buckets import shorten_preferences
 from rljax.algorithms.checks import require, require_positive, require_whole_parts
 from rljax.algorithms.learner import (
     Metrics,
@@ -75,6 +76,9 @@ class RewardModelConfig:
     """Records of a batch."""
     gradient_accumulation: int = 1
     """Parts that a batch is computed in; the update is the same, the memory smaller."""
+    length_buckets: int = 1
+    """Widths of completions to choose from: that of the data, a half of it, a quarter ... Records
+    are sorted by length into parts, each in the smallest width that holds it. 1: off."""
     normalise_samples: int = 128
     """Completions of the model as it starts, for which scores are brought to mean 0 and standard
     deviation 1, before and after training; 0: scores stay as they are. Regression and
@@ -89,7 +93,8 @@ class RewardModelConfig:
 
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and flags that the loss does not read."""
-        require_positive(self, ("batch_size", "gradient_accumulation"), "reward_model.")
+        sizes = ("batch_size", "gradient_accumulation", "length_buckets")
+        require_positive(self, sizes, "reward_model.")
         require_whole_parts(self, "reward_model.")
         smoothed = self.loss in ("pairwise", "all_pairs", "classification")
         sampled = self.normalise_samples > 0
@@ -274,6 +279,7 @@ def make_update(
         learning_rate,
         parts=config.gradient_accumulation,
         compose=compose,
+        shorten=shorten_preferences(config.length_buckets),
     )
 
 

@@ -16,7 +16,7 @@ def layer_parameters(config: TransformerConfig) -> int:
 
 
 def forward_flops(
-    config: TransformerConfig, tokens: int, *, attended: float, head_tokens: int
+    config: TransformerConfig, tokens: float, *, attended: float, head_tokens: float
 ) -> float:
     """Count one forward pass over `tokens` tokens of the trunk and `head_tokens` of the head.
 

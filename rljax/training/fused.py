@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.algorithms.buckets import SLOTS
 from rljax.rewards.protocol import Judgement, RewardError, TokenTexts
 from rljax.rollout.agreement import Disagreement, mean_gap_message
 from rljax.rollout.keys import Role, role_key
@@ -246,7 +247,8 @@ class Fused:
         report = {name: float(value) for name, value in record.metrics.items()}
         tokens = float(np.sum(record.lengths))
         width = self.table.tokens.shape[1]
-        report |= setup.rates(step, {"step": seconds}, tokens=tokens, width=width)
+        slots = report[SLOTS]
+        report |= setup.rates(step, {"step": seconds}, tokens=tokens, width=width, slots=slots)
         return report | Judgement(scores, (), record.components).metrics()
 
 

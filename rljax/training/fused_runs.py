@@ -172,6 +172,11 @@ def run_fused(
     algorithm, task = setup.algorithm, setup.task
     if algorithm.further_batches:
         raise UserError("runs of one program need batches of one sampling: no dynamic_sampling")
+    if over == "vmap" and algorithm.length_buckets > 1:
+        raise UserError(
+            f"length_buckets is {algorithm.length_buckets}: runs that go together (over='vmap') "
+            "would compute every width; set it to 1, or take over='map'"
+        )
     table = make_table(
         task.train, pad_id=setup.pretrained.pad_token_id, multiple=config.prompt_multiple
     )

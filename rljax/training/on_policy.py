@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax.algorithms.buckets import SLOTS
 from rljax.errors import UserError
 from rljax.rollout.keys import Role, role_key
 from rljax.training.batches import collect
@@ -68,9 +69,8 @@ def one_step(
         state = setup.programs.sync_mask(state)
     report = {name: float(value) for name, value in jax.device_get(metrics).items()}
     times = batch.seconds | {"update": time.perf_counter() - update_started}
-    report |= setup.rates(
-        step, times, tokens=float(np.sum(made.mask)), width=rollout.prompts.tokens.shape[1]
-    )
+    tokens, width = float(np.sum(made.mask)), rollout.prompts.tokens.shape[1]
+    report |= setup.rates(step, times, tokens=tokens, width=width, slots=report[SLOTS])
     report |= batch.judged
     if algorithm.further_batches:
         report["objective/samples"] = batch.samples

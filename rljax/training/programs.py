@@ -20,6 +20,7 @@ from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.importance import make_policy_log_probs
 from rljax.models.transformer import Model
 from rljax.parallel import over_rows
+from rljax.rollout.buckets import map_by_length
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.training.mesh import Placement
@@ -84,6 +85,7 @@ class Acting(NamedTuple):
             truncate_after=algorithm.truncate_after,
             action_mask=algorithm.action_mask,
             group=group,
+            buckets=algorithm.buckets,
         )
 
         def local(policies: Policies, prompts: Prompts, key: jax.Array) -> Completions:
@@ -99,10 +101,14 @@ class Acting(NamedTuple):
         def refer(policies: Policies, text: tuple[Prompts, Completions]) -> Any:
             _, base, masking = policies
             mask_params = complete_mask(self.compose, masking, base)
-            scored = score(base, *text, mask_params, group=group)
-            return scored.log_probs, scored.mask_hidden
 
-        log_probs = make_policy_log_probs(score, self.compose, group)
+            def scored(prompts: Prompts, made: Completions) -> Any:
+                found = score(base, prompts, made, mask_params, group=group)
+                return found.log_probs, found.mask_hidden
+
+            return map_by_length(scored, *text, text[1].mask, self.algorithm.buckets, group)
+
+        log_probs = make_policy_log_probs(score, self.compose, group, self.algorithm.buckets)
         return (lambda *args: over_rows(refer)(*args), lambda *args: over_rows(log_probs)(*args))
 
 

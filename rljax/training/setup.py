@@ -240,30 +240,34 @@ class OnPolicy:
         judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
         return (jnp.repeat(jnp.asarray(judged.scores), group),)
 
-    def step_flops(self, prompt_slots: int) -> float:
-        """Count the operations of a step: sampling, reference, and the update's passes."""
+    def step_flops(self, prompt_slots: int, slots: float) -> float:
+        """Count the operations of a step: sampling, reference, and the update's passes.
+
+        slots: completion slots that scoring and update compute, on average; sampling is counted as
+        if it wrote all.
+        """
         model, batch = self.model.config, self.algorithm.batch_size
-        new = self.config.sampling.max_new_tokens
         prompts = batch // self.algorithm.sampled_group
         read = forward_flops(
             model, prompts * prompt_slots, attended=prompt_slots / 2, head_tokens=0
         )
-        attended = prompt_slots + new / 2
-        critic = read + forward_flops(model, batch * new, attended=attended, head_tokens=0)
-        forward = read + forward_flops(
-            model, batch * new, attended=attended, head_tokens=batch * new
-        )
+
+        def forward(new: float, head: bool) -> float:
+            attended, tokens = prompt_slots + new / 2, batch * new
+            written = forward_flops(
+                model, tokens, attended=attended, head_tokens=tokens if head else 0
+            )
+            return read + written
+
+        policy, critic = forward(slots, True), forward(slots, False)
         own = self.critic == "separate"
         masked = self.algorithm.action_mask is not None
         passes = 3 * self.algorithm.num_epochs
-        masking = 2 * forward + self.algorithm.num_epochs * (forward - critic)  # the head again
+        masking = 2 * policy + self.algorithm.num_epochs * (policy - critic)  # the head again
         weighted = self.algorithm.importance_cap is not None
-        return (
-            (2 + weighted) * forward
-            + own * critic
-            + passes * (forward + own * critic)
-            + masked * masking
-        )
+        sampled = forward(self.config.sampling.max_new_tokens, True)
+        learnt = (1 + weighted) * policy + own * critic + passes * (policy + own * critic)
+        return sampled + learnt + masked * masking
 
     @functools.cached_property
     def peak(self) -> float:
@@ -271,18 +275,18 @@ class OnPolicy:
         return matmul_rate(jnp.dtype(self.config.model.dtype))
 
     def rates(
-        self, step: int, seconds: dict[str, float], *, tokens: float, width: int
+        self, step: int, seconds: dict[str, float], *, tokens: float, width: int, slots: float
     ) -> dict[str, float]:
         """Describe how a step went: its learning rate, the seconds of its parts, its speed.
 
-        tokens: real tokens of its completions; width: prompt slots.
+        tokens: real tokens of its completions; width: prompt slots; slots: as `step_flops`'.
         """
         config = self.config
-        total = sum(seconds.values())
+        total, flops = sum(seconds.values()), self.step_flops(width, slots)
         return {f"time/{part}_s": value for part, value in seconds.items()} | {
             "optim/learning_rate": float(self.learning_rate(step)) * config.optimizer.learning_rate,
             "perf/tokens_per_s": tokens / total,
-            "perf/model_flops_utilisation": self.step_flops(width) / total / self.peak,
+            "perf/model_flops_utilisation": flops / total / self.peak,
         }
 
     def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:

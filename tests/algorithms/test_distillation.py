@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.algorithms.buckets import FILL, SLOTS
 from rljax.algorithms.distillation import (
     DistillConfig,
     DistillState,
@@ -163,12 +164,12 @@ def test_samples_become_rows():
 
 
 @functools.lru_cache
-def programs(config: DistillConfig = BASE, sampling: SamplingConfig = SAMPLING):
+def programs(config: DistillConfig = BASE, sampling: SamplingConfig = SAMPLING, ends=EOS):
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=0.02, schedule="constant"), num_steps=50
     )
     update = make_update(
-        STUDENT, TEACHER, config, sampling, EOS, PAD, optimizer, lambda step: jnp.float32(0.02)
+        STUDENT, TEACHER, config, sampling, ends, PAD, optimizer, lambda step: jnp.float32(0.02)
     )
 
     def init(student, teacher):
@@ -218,6 +219,23 @@ def test_accumulation_gives_the_same_update():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results)
 
 
+@pytest.mark.slow
+def test_short_samples_in_few_widths_give_the_same_update():
+    whole = dataclasses.replace(BASE, gradient_accumulation=2)
+    widths = []
+    for key in range(4):
+        results = []
+        for number in (1, 3):
+            config = dataclasses.replace(whole, length_buckets=number)
+            state, update, _ = programs(config, ends=tuple(range(3, 9)))
+            state, metrics = update(state, prompts(), jax.random.key(key))
+            fill = {name: metrics.pop(name) for name in (FILL, SLOTS)}
+            results.append((metrics, state.params))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *results)
+        widths.append(float(fill[SLOTS]))
+    assert min(widths) < SAMPLING.max_new_tokens
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -229,6 +247,8 @@ def test_accumulation_gives_the_same_update():
         ({"divergence": "jsd", "jsd_beta": 1.0}, r"must be in \(0, 1\)"),
         ({"on_policy_fraction": 1.5}, "on_policy_fraction is 1.5"),
         ({"prompt_tokens": 0}, "prompt_tokens is 0"),
+        ({"length_buckets": 0}, "distill.length_buckets is 0"),
+        ({"length_buckets": 2, "on_policy_fraction": 0.0}, "it shortens the student's samples"),
         ({"prompt_tokens": 4, "on_policy_fraction": 0.0}, "of which an on_policy_fraction of 0"),
     ],
 )

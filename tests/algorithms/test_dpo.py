@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.algorithms.buckets import FILL, SLOTS
 from rljax.algorithms.dpo import (
     DPOConfig,
     make_evaluate,
@@ -240,6 +241,20 @@ def test_parts_add_up(config):
         np.testing.assert_allclose(split_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [BASE, KTO], ids=["sigmoid", "kto"])
+def test_short_widths_change_no_number(config):
+    rows = batch()._replace(mask=batch().mask & (np.arange(6) < [[[2]], [[6]], [[1]], [[6]]]))
+    cut = dataclasses.replace(config, gradient_accumulation=2, length_buckets=3)
+    (whole, metrics), (short, other) = (
+        program(made)(initial(), rows, jax.random.key(0)) for made in (config, cut)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, short)
+    for name in metrics.keys() - {FILL, SLOTS}:
+        np.testing.assert_allclose(other[name], metrics[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert other[FILL] > metrics[FILL]
+
+
 def test_padding_never_reaches_the_update():
     rows = batch()
     junk = rows._replace(
@@ -264,6 +279,7 @@ ELSEWHERE = {
     "log_probs": "test_every_loss_reads_the_right_log_probs",
     "batch_size": "tests/experiments/test_preferences.py",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
+    "length_buckets": "must not change the update: test_short_widths_change_no_number",
     "score_rows": "must not change the update: test_sequence_log_probs_are_those_of_a_loop",
 }
 

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "importance_cap": "tests/algorithms/test_importance.py",
     "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
+    "length_buckets": "must not change the update: tests/algorithms/test_buckets.py",
     "score_rows": "must not change the update: tests/rollout/test_sampler.py",
     "dynamic_sampling": "the loop's: tests/training/test_batches.py",
     "ref_sync_every": "tests/experiments/test_on_policy.py",

@@ -83,6 +83,7 @@ ELSEWHERE = {
     "batch_size": "sizes of the batch: tests/experiments",
     "share_prompts": "the sampler's: tests/rollout/test_shared_prompts.py",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
+    "length_buckets": "must not change the update: tests/algorithms/test_buckets.py",
     "score_rows": "must not change the update: tests/rollout/test_sampler.py",
     "ref_sync_every": "the loop's: tests/experiments",
     "ref_sync_mix": "tests/algorithms/test_ppo.py",

@@ -60,6 +60,7 @@ ELSEWHERE = {
     "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",
     "samples_per_prompt": "sizes of the batch: tests/experiments",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
+    "length_buckets": "must not change the update: tests/algorithms/test_buckets.py",
     "score_rows": "must not change the update: tests/rollout/test_sampler.py",
     "loss_aggregation": "test_loss_aggregation_is_read",
     "critic": "test_separate_critic_leaves_the_policy_gradient_alone",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.algorithms.buckets import FILL, SLOTS
 from rljax.algorithms.learner import init_supervised
 from rljax.algorithms.reward_model import (
     HEAD,
@@ -181,6 +182,18 @@ def test_parts_add_up():
         np.testing.assert_allclose(split_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
+def test_short_widths_change_no_number():
+    rows = some(2)._replace(mask=some(2).mask & (np.arange(6) < [[[2]], [[6]], [[1]], [[6]]]))
+    config = dataclasses.replace(BASE, gradient_accumulation=2, length_buckets=3)
+    whole, metrics = program(BASE)(initial(), rows, jax.random.key(0))
+    short, other = program(config)(initial(), rows, jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, short)
+    for name in metrics.keys() - {FILL, SLOTS}:
+        np.testing.assert_allclose(other[name], metrics[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert other[FILL] > metrics[FILL]
+
+
 def test_padding_and_missing_completions_do_not_reach_the_loss():
     rows = batch()
     config = dataclasses.replace(BASE, loss="all_pairs")
@@ -243,6 +256,7 @@ READ = {
     "margin_scale": CASES,
     "batch_size": "tests/experiments/test_preferences.py",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
+    "length_buckets": "must not change the update: test_short_widths_change_no_number",
     "normalise_samples": "tests/experiments/test_preferences.py",
     "normalise_temperature": "tests/experiments/test_preferences.py",
 }

@@ -138,3 +138,14 @@ def test_fused_training_is_measured(script, tmp_path, capsys, quick_programs):
 def test_what_cannot_be_measured_fused_is_said(fails):
     assert "batch is 8; it must be a multiple of 16" in fails("benchmark_fused", "--batch", 8)
     assert "repeats is 0" in fails("benchmark_fused", "--repeats", 0)
+
+
+@pytest.mark.slow
+def test_few_widths_are_compared_with_the_whole_one(script, tmp_path, capsys):
+    file = tmp_path / "numbers.json"
+    sizes = ["--model", "shape:tiny-gpt2", "--batch", "4", "--accumulation", "2", "--repeats", "1"]
+    script("benchmark_buckets").main([*sizes, "--new", "16", "--group", "2", "--json", str(file)])
+    ways = json.loads(file.read_text())["ways"]
+    assert list(ways) == ["whole", "parts", "buckets"]
+    assert ways["whole"]["fill"] == ways["parts"]["fill"] < ways["buckets"]["fill"]
+    assert ways["whole"]["faster"] == 1 and "buckets" in capsys.readouterr().out

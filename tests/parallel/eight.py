@@ -10,15 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rljax.algorithms import dpo
+from rljax.algorithms.buckets import FILL, SLOTS
 from rljax.algorithms.learner import init_supervised
 from rljax.algorithms.sft import Packed, SFTConfig, make_loss, make_update, with_weights
 from rljax.models.transformer import make_model
 from rljax.parallel import over_rows
+from rljax.rollout.buckets import Buckets, map_by_length
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.sampler import make_sampler
+from rljax.rollout.scoring import make_score
+from rljax.tasks.preference_batches import PreferenceBatch, flat_rows
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.mesh import MeshConfig, Placement, make_layout, open_mesh
-from rljax.types import Prompts
+from rljax.types import Completions, Prompts
 from tests.conftest import QUICK, noisy_params, quick_jit, tiny_config
 
 CONFIG = tiny_config(vocab_size=64, hidden_size=16, num_layers=1, intermediate_size=32)
@@ -118,8 +123,54 @@ def check_sampler() -> None:
             assert not any(f"all-{kind}" in program for kind in ("reduce", "gather", "to-all"))
 
 
+def check_buckets() -> None:
+    """Rows of all lengths in widths: each device has its own, all take one, nothing changes."""
+    policy, key = noisy_params(MODEL), jax.random.key(0)
+    tokens = jax.random.randint(jax.random.key(3), (16, 2, 8), 0, 64)
+    lengths = jnp.arange(32).reshape(16, 2) % 8 + 1
+    asked = jnp.ones((16, 4), jnp.int32)
+    zeros, ones = jnp.zeros((16, 2)), jnp.ones((16, 2), bool)
+    mask = jnp.arange(8) < lengths[..., None]
+    values = jnp.tile(jnp.array([1.0, 0.0]), (16, 1))
+    batch = PreferenceBatch(
+        asked, asked > 0, tokens, mask, values, ones, zeros[:, 0], zeros, jnp.ones(16) / 16
+    )
+    start = init_supervised({"policy": policy}, OPTIMIZER)
+
+    def update(number: int) -> Any:
+        config = dpo.DPOConfig(batch_size=16, gradient_accumulation=2, length_buckets=number)
+        return dpo.make_update(MODEL, config, OPTIMIZER, lambda step: jnp.float32(0.01))
+
+    prompts, made = jax.tree.map(jnp.asarray, flat_rows(batch))
+    score = make_score(MODEL, SamplingConfig(temperature=1.0), ())
+
+    def log_probs(params: Any, text: Any, number: int) -> Any:
+        def some(prompts: Prompts, made: Completions) -> jax.Array:
+            return score(params, prompts, made, group=2).log_probs
+
+        return map_by_length(some, *text, text[1].mask, Buckets(number, 2), 2)
+
+    expected, metrics = quick_jit(update(1))(start, batch, key)
+    scored = quick_jit(lambda p, text: log_probs(p, text, 1))(policy, (prompts, made))
+    for sizes in ((1, 8, 1), (2, 2, 2)):
+        place = placement(*sizes)
+        kept = place.outputs(lambda: start, rest=True)
+        compiled = place.jit(update(4), compiler_options=QUICK, **kept)
+        found, numbers = compiled(place.put(start), place.rows(batch), key)
+        assert numbers[FILL] > metrics[FILL]
+        same = {k: v for k, v in numbers.items() if k not in (FILL, SLOTS)}
+        close(same, {name: metrics[name] for name in same})
+        close(found, expected, 1e-4)
+        several = place.jit(
+            lambda p, text: over_rows(lambda p, text: log_probs(p, text, 4))(p, text),
+            compiler_options=QUICK,
+        )
+        close(several(place.put(policy), place.rows((prompts, made))), scored)
+
+
 if __name__ == "__main__":
     assert len(jax.devices()) == 8
     enable_compilation_cache()
-    {"update": check_update, "sampler": check_sampler}[sys.argv[1]]()
+    checks = {"update": check_update, "sampler": check_sampler, "buckets": check_buckets}
+    checks[sys.argv[1]]()
     print("ok")

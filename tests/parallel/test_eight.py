@@ -37,3 +37,8 @@ def test_the_sampler_of_each_device_ends_by_itself():
 @pytest.mark.slow
 def test_the_update_is_that_of_one_device_and_of_pmap():
     check("update")
+
+
+@pytest.mark.slow
+def test_short_widths_change_no_number_on_a_mesh():
+    check("buckets")

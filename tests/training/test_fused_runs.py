@@ -101,6 +101,8 @@ def test_what_cannot_be_run_is_said_before_anything_is_compiled(tmp_path):
     fails("temperature is 0", numbers={"sampling.temperature": (0.0,)})
     fails("judges texts", make_experiment(tmp_path, "grpo", reward="text"))
     dynamic = dataclasses.replace(METHODS["grpo"], dynamic_sampling=1)
+    buckets = dataclasses.replace(METHODS["grpo"], length_buckets=2)
+    fails("length_buckets is 2.*take over='map'", make_experiment(tmp_path, "grpo", grpo=buckets))
     fails("no dynamic_sampling", make_experiment(tmp_path, "grpo", grpo=dynamic))
 
 
