@@ -4,12 +4,18 @@
     python experiments/benchmark.py --model shape:tiny-gpt2 --batch 64 --prompt 16 --new 48
     python experiments/benchmark.py --model my-model/config.json --parts decode --json numbers.json
     python experiments/benchmark.py --model shape:tiny-gpt2 --batch 256 --slots 64 --parts decode
+    python experiments/benchmark.py --preset gpu
+    python experiments/benchmark.py --preset gpu --model shape:tiny-llama --batch 8 --new 8
 
 The parts are the functions that training runs, compiled and with the state donated. `decode` is a
 whole generation, prefill included, at temperature 1, in which no sequence ends early; its tokens
 are the new ones. Tokens of `score` and `update` are prompt and completion. Times are medians after
 a warm-up call; FLOP/s are the model's own (recomputation is not counted), as a share of what a
-matrix product reaches in the same process.
+matrix product reaches in the same process. What decoding has to read, weights once a token and the
+keys and values, is given as a share of what a copy moves, in the time that prefill leaves of it.
+
+--preset gpu is Llama 3.2 1B's shape in bfloat16 with float32 masters, cuDNN's attention, batch 64;
+other flags change it. To try it without a GPU, give a smaller shape.
 
 With --slots, the batch is also sampled with ends: every token of a random model ends its completion
 with probability 4 / new, so that lengths are geometric with mean new / 4 (real weights end where
@@ -36,7 +42,10 @@ from rljax.algorithms.ppo import PPOConfig, make_update
 from rljax.errors import UserError
 from rljax.models import Model, TransformerConfig, make_model
 from rljax.models.architectures import SHAPE_PREFIX, find_architecture
-from rljax.models.flops import forward_flops
+from rljax.models.flops import decode_bytes, forward_flops
+from rljax.models.fused_attention import AttentionKind
+from rljax.models.remat import Remat
+from rljax.reporting.benchmarks import print_table
 from rljax.reporting.files import write_json
 from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
@@ -46,7 +55,7 @@ from rljax.training.compilation import CompileCounter, enable_compilation_cache
 from rljax.training.flags import plain_errors, validate
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.training.policies import load_model
-from rljax.training.throughput import interleaved, matmul_rate, peak_memory
+from rljax.training.throughput import copy_rate, interleaved, matmul_rate, peak_memory
 from rljax.types import Completions, Prompts, Rollout
 
 Part = Literal["prefill", "decode", "score", "update"]
@@ -56,13 +65,18 @@ Part = Literal["prefill", "decode", "score", "update"]
 class Benchmark:
     """Measure prefill, sampling, scoring and a PPO update."""
 
+    preset: Literal["gpu"] | None = None
+    """Other defaults: those for one GPU."""
     model: str = "shape:smollm2-135m"
-    """Random weights of a shape: shape:smollm2-135m, shape:gpt2, shape:tiny-gpt2, or the
-    config.json of a Hugging Face model; or a model with its weights, as in the other scripts."""
+    """Random weights of a shape: shape:smollm2-135m, shape:gpt2, shape:llama-3.2-1b,
+    shape:tiny-gpt2, shape:tiny-llama, or the config.json of a Hugging Face model; or a model with
+    its weights, as in the other scripts."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What parameters are stored and computed in."""
-    remat: bool = False
-    """Recompute layers in the backward pass of the update."""
+    """What is computed in; parameters are float32, as in training."""
+    attention: AttentionKind = "einsum"
+    """Of whole sequences; fused: cuDNN's kernel on an NVIDIA GPU in bfloat16, else XLA's."""
+    remat: Remat = "none"
+    """What the backward pass of the update computes again: attention, products or layers."""
     scan_layers: bool = False
     """Compile one layer and loop over it, instead of all layers."""
     batch: int = 16
@@ -103,18 +117,49 @@ class Benchmark:
                 raise ValueError(f"slots need completions that end: new is {self.new}, not above 4")
         if self.batch % self.group:
             raise ValueError("batch must be a multiple of group")
+        platform = jax.default_backend()
+        if self.preset == "gpu" and platform != "gpu" and self.model == PRESETS["gpu"]["model"]:
+            raise ValueError(
+                f"preset gpu measures {self.model} on a GPU, and JAX found none here (it would run "
+                f"on: {platform}). Install JAX for the GPU (pip install 'jax[cuda12]'), or try the "
+                "preset out with a smaller one: --model shape:tiny-llama --batch 8 --prompt 8 "
+                "--new 8"
+            )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpu": {
+        "model": "shape:llama-3.2-1b",
+        "dtype": "bfloat16",
+        "attention": "fused",
+        "batch": 64,
+        "prompt": 256,
+        "new": 256,
+        "accumulation": 8,
+    },
+}
+"""Name -> values in place of the defaults."""
+
+
+def parse(argv: list[str] | None) -> Benchmark:
+    """Read the flags, over the values of a preset where one is named."""
+    flags = tyro.cli(Benchmark, args=argv, description=__doc__)
+    if flags.preset is None:
+        return flags
+    default = Benchmark(preset=flags.preset, **PRESETS[flags.preset])
+    return tyro.cli(Benchmark, args=argv, description=__doc__, default=default)
 
 
 def load(flags: Benchmark) -> tuple[Model, Any]:
     """Return the model and its parameters."""
-    dtype = jnp.dtype(flags.dtype)
-    options = {"remat": flags.remat, "scan_layers": flags.scan_layers}
+    options: dict[str, Any] = {
+        name: getattr(flags, name) for name in ("dtype", "remat", "scan_layers", "attention")
+    }
     if not flags.model.startswith(SHAPE_PREFIX) and not flags.model.endswith(".json"):
-        pretrained = load_model(flags.model, flags.dtype)
+        pretrained = load_model(flags.model)
         return make_model(pretrained.model.config, **options), pretrained.params
-    config = find_architecture(flags.model)
-    model = make_model(config, **options)
-    return model, jax.jit(model.init, static_argnums=1)(jax.random.key(0), dtype)
+    model = make_model(find_architecture(flags.model), **options)
+    return model, jax.jit(model.init)(jax.random.key(0))
 
 
 def build(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
@@ -267,7 +312,10 @@ class Parts:
         )
         learn = make_update(self.model, config, self.sampling, (), optimizer)
         hidden, kl_coef = self.model.config.hidden_size, jnp.float32(0.1)
-        state = init_state(self.params, hidden, optimizer, critic="shared", kl_coef=kl_coef)
+        state = init_state(
+            self.params, hidden, optimizer, critic="shared", kl_coef=kl_coef,
+            frozen_dtype=self.model.dtype,
+        )  # fmt: skip
         scores = jnp.linspace(-1.0, 1.0, flags.batch)
         program, cost = build(jax.jit(learn, donate_argnums=0), (state, rollout, scores, self.key))
 
@@ -279,14 +327,29 @@ class Parts:
         return cost | timed(step, flags.repeats)
 
 
+def decode_rate(
+    flags: Benchmark, config: TransformerConfig, results: dict[str, Any]
+) -> float | None:
+    """Compute the bytes/s at which the steps after the prefill read what they have to.
+
+    None where prefill and decode were not both measured, or the prefill took all of the time.
+    """
+    if not {"prefill", "decode"} <= results.keys() or flags.new == 1:
+        return None
+    seconds = results["decode"]["median_s"] - results["prefill"]["median_s"]
+    cached = flags.batch // flags.group * flags.prompt + flags.batch * flags.new / 2
+    work = decode_bytes(config, cached, jnp.dtype(flags.dtype).itemsize)
+    return None if seconds <= 0 else (flags.new - 1) * work / seconds
+
+
 def measure(flags: Benchmark) -> dict[str, Any]:
     """Time every part that is asked for; the update comes last."""
     parts, dtype = Parts(flags), jnp.dtype(flags.dtype)
     work = part_work(flags, parts.model.config)
     count = sum(leaf.size for leaf in jax.tree.leaves(parts.params))
-    rate = matmul_rate(dtype)
+    rate, copy = matmul_rate(dtype), copy_rate()
     queue = None if flags.slots is None else parts.queue()
-    results = {}
+    results: dict[str, Any] = {}
     for name in ("prefill", "decode", "score", "update"):
         if name in flags.parts:
             results[name] = getattr(parts, name)() | peak_memory()
@@ -296,6 +359,7 @@ def measure(flags: Benchmark) -> dict[str, Any]:
         row["tokens_per_s"] = tokens / row["median_s"]
         row["flops_per_s"] = flops / row["median_s"]
         row["share_of_matmul"] = row["flops_per_s"] / rate
+    copy = max(copy, copy_rate())
     return {
         "flags": dataclasses.asdict(flags),
         "parameters": count,
@@ -303,48 +367,15 @@ def measure(flags: Benchmark) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "jax": jax.__version__,
         "matmul_flops_per_s": rate,
+        "copy_bytes_per_s": copy,
+        "decode_bytes_per_s": decode_rate(flags, parts.model.config, results),
         "results": results,
         "slots": queue,
     }
 
 
-def print_table(numbers: dict[str, Any]) -> None:
-    """Print a line for each part, and what they are compared with."""
-    print(
-        f"{numbers['flags']['model']}: {numbers['parameters'] / 1e6:.1f} M parameters; "
-        f"{numbers['device']}, {numbers['cpus']} CPUs, jax {numbers['jax']}"
-    )
-    print(
-        f"{'part':<9}{'compile s':>11}{'first s':>9}{'median s':>10}{'min-max s':>16}"
-        f"{'tokens/s':>11}{'GFLOP/s':>9}{'of matmul':>11}{'temp MB':>9}{'peak MB':>9}"
-    )
-    for name, row in numbers["results"].items():
-        cached = "*" if row["from_cache"] else ""
-        spread = f"{row['min_s']:.3f}-{row['max_s']:.3f}"
-        temporary = "?" if row["temporary_mb"] is None else f"{row['temporary_mb']:.0f}"
-        peak = row["peak_device_mb"] or row["peak_rss_mb"]
-        print(
-            f"{name:<9}{cached + format(row['compile_s'], '.2f'):>11}{row['first_call_s']:>9.2f}"
-            f"{row['median_s']:>10.3f}{spread:>16}{row['tokens_per_s']:>11.1f}"
-            f"{row['flops_per_s'] / 1e9:>9.1f}{row['share_of_matmul']:>11.1%}"
-            f"{temporary:>9}{peak:>9.0f}"
-        )
-    print(f"matrix product: {numbers['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s", end="")
-    print("; peak: of the process so far", end="")
-    loaded = any(row["from_cache"] for row in numbers["results"].values())
-    print("; *: loaded from the compilation cache" if loaded else "")
-    if (queue := numbers["slots"]) is not None:
-        ratios, slots = queue["ratios"], numbers["flags"]["slots"]
-        print(
-            f"completions of {queue['mean_length']:.1f} tokens: {queue['plain_tokens_per_s']:.0f} "
-            f"tokens/s at once, {queue['slots_tokens_per_s']:.0f} through {slots} "
-            f"slots: {statistics.median(ratios):.2f} x ({min(ratios):.2f} - {max(ratios):.2f}); "
-            f"{queue['same_share']:.1%} of them the same"
-        )
-
-
 def main(argv: list[str] | None = None) -> None:
-    flags = tyro.cli(Benchmark, args=argv, description=__doc__)
+    flags = parse(argv)
     with plain_errors():
         validate(flags)
         if flags.cache:

@@ -174,8 +174,8 @@ def judge_both(
     judge = Judge(pretrained, options, rules)
     if options.reference is None:
         return policy, task, judge.judge(pretrained.params, own_log_probs, task), None
-    dtype = str(pretrained.params["embed"]["embedding"].dtype)
-    reference = load_model(options.reference, dtype)
+    stored = pretrained.params["embed"]["embedding"].dtype
+    reference = load_model(options.reference, str(pretrained.model.dtype or stored))
     check_vocabulary(policy, reference, options.reference)
     same = reference.model.config == judge.config
     ref_judge = judge if same else Judge(reference, options, rules)

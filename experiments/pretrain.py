@@ -44,9 +44,7 @@ def make_pretrained(config: PretrainExperiment, records: Records, folder: Path) 
             sizes = make_architecture(config.architecture, len(tokenizer))
         else:
             family, sizes = read_architecture(config.model.source)
-        pretrained = random_pretrained(
-            family, sizes, config.seed, config.model.dtype, tokenizer=tokenizer
-        )
+        pretrained = random_pretrained(family, sizes, config.seed, tokenizer=tokenizer)
     if not there and is_first():
         save_description(folder, pretrained)
     return pretrained

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Literal
 
 from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.distillation import DistillConfig
@@ -17,31 +16,18 @@ from rljax.algorithms.online_dpo import OnlineDPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.algorithms.reward_model import RewardModelConfig
 from rljax.algorithms.sft import SFTConfig
+from rljax.models.flags import ModelConfig
 from rljax.models.lora import LoRAConfig
 from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
 from rljax.models.trainable import make_trainable
+from rljax.rollout.agreement import check_bounds
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
 from rljax.tasks.preferences import PreferenceConfig
 from rljax.training.mesh import MeshConfig
 from rljax.training.optimizer import OptimizerConfig, make_schedule
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The language model that is the policy, and its reference."""
-
-    source: str = "smollm2-135m-instruct"
-    """A Hugging Face directory or hub id, a .gguf file, a short name, or the directory of a run
-    that has ended, whose last checkpoint is taken."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What parameters are stored and computed in."""
-    remat: bool = False
-    """Recompute layers in the backward pass: less memory, a third more time."""
-    scan_layers: bool = False
-    """Compile one layer and loop over it: for deep models, whose compilation takes minutes."""
-
+from rljax.training.overlap import check_loop
 
 CHANGEABLE = (
     "workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions", "mesh",
@@ -82,13 +68,25 @@ class OnPolicyExperiment(abc.ABC):
     """Completions of each batch written to completions.jsonl and TensorBoard."""
     max_ratio_gap: float | None = 1e-4
     """Largest |ratio - 1| between sampler and learner at the first step of a run in float32; a
-    larger one stops the run. None: only logged, as it always is in bfloat16."""
+    larger one stops the run. None: only logged."""
     max_start_kl: float | None = 1e-5
     """Largest |KL| in nats per token from the reference at step 0 in float32. None: off."""
+    max_mean_gap: float | None = 0.1
+    """The same in bfloat16, whose rounding moves single tokens by tenths of a nat: largest mean
+    over tokens of the difference in log-probs, in nats, of sampler and learner at the first step of
+    a run, and at step 0 of sampler and reference (SmolLM2-135M: 0.03). None: off."""
     fused_steps: int = 0
     """Run up to so many steps, from sampling to update, as one compiled program, with the same
     numbers; metrics, evaluations and checkpoints come between these programs. For small models,
     whose steps are short; needs token rewards. 0: one step after the other."""
+    overlap: bool = False
+    """Sample the next batch while the host judges this one, for rewards that are slow there: what
+    is learnt was sampled one update ago, and is weighted (importance_cap)."""
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether every parameter of the model is trained."""
+        return not (self.lora.rank or self.train_layers)
 
     @property
     @abc.abstractmethod
@@ -103,12 +101,9 @@ class OnPolicyExperiment(abc.ABC):
         for name in ("eval_prompts", "eval_every", "log_completions", "fused_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        if self.fused_steps and self.algorithm.further_batches:
-            raise ValueError(
-                f"fused_steps {self.fused_steps} needs batches of one sampling each: set "
-                "dynamic_sampling to 0, or leave out fused_steps"
-            )
+        check_loop(self)
         make_schedule(self.optimizer, num_steps=self.steps)
+        check_bounds(self, self.model.dtype)
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")
         self.sampling.require_queue(self.algorithm.batch_size)
@@ -344,7 +339,7 @@ class DistillExperiment(SupervisedExperiment):
             raise ValueError(f"prompt_multiple is {self.prompt_multiple}; it must be at least 1")
         self.require_even_rows("distill")
         self.require_held_out("records", self.data.held_out_fraction)
-        if self.teacher.remat:
+        if self.teacher.remat != "none":
             raise ValueError("teacher.remat saves memory in a backward pass; the teacher has none")
         if self.distill.on_policy_fraction == 0 and (
             self.sampling != SamplingConfig(temperature=1.0)

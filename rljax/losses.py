@@ -103,3 +103,17 @@ def cispo_loss(
     ratio = jnp.exp(log_ratio)
     weight = jax.lax.stop_gradient(jnp.clip(ratio, 1 - clip_eps, 1 + high))
     return -weight * advantages * log_probs, weight != ratio
+
+
+def truncated_importance_weights(
+    log_ratio: jax.Array, mask: jax.Array, *, cap: float | jax.Array
+) -> jax.Array:
+    """Compute sg(min(exp(log_ratio), cap)) on real tokens, 0 on padding.
+
+    log_ratio: log-probability under the policy that a step starts from, less that under the policy
+    that sampled. The weight makes the expectation over the latter's tokens one over the former's,
+    as far as it is below `cap`, which bounds the variance: rho-bar of IMPALA, Espeholt et al. 2018,
+    section 4 (https://arxiv.org/abs/1802.01561).
+    """
+    weights = jnp.minimum(jnp.exp(log_ratio), cap)
+    return jax.lax.stop_gradient(jnp.where(mask, weights, 0))

@@ -47,6 +47,29 @@ class Rollout(NamedTuple):
     """[B, C] float32 under the reference and the same sampling distribution; 0 after the end."""
     mask_hidden: jax.Array | None = None
     """[B, C, D]: the masking policy's states before each completion token; None without one."""
+    proximal_log_probs: jax.Array | None = None
+    """[B, C] float32 under the policy that a step starts from, where another one sampled; None: an
+    update that reads them computes them."""
+
+
+class Ahead(NamedTuple):
+    """A batch that was sampled before it is wanted, without its prompts; fields as above."""
+
+    tokens: jax.Array
+    """[B, C]."""
+    mask: jax.Array
+    """[B, C]."""
+    log_probs: jax.Array
+    """[B, C]."""
+    values: jax.Array
+    """[B, C]."""
+    ref_log_probs: jax.Array
+    """[B, C]."""
+
+    def rollout(self, prompts: Prompts) -> Rollout:
+        """Return the batch with its prompts."""
+        made = Completions(self.tokens, self.mask, self.log_probs, self.values)
+        return Rollout(prompts, made, self.ref_log_probs)
 
 
 class TrainState(NamedTuple):
@@ -64,6 +87,8 @@ class TrainState(NamedTuple):
     """Training steps done, int32."""
     mask_params: dict[str, Any] | None = None
     """The masking policy (NLPO): an earlier params["policy"]; None without one."""
+    ahead: Ahead | None = None
+    """The batch of the next step, where it is sampled ahead; the compiled programs get None."""
 
 
 class SupervisedState(NamedTuple):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from rljax.models.heads import apply_scalar_head, init_value_head
+from rljax.models.precision import cast_matrices
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import init_running_moments, truncate_completions
 from rljax.rollout.continuous import make_continuous_sampler
@@ -62,14 +63,21 @@ def init_state(
     kl_coef: jax.Array,
     base: Params | None = None,
     masked: bool = False,
+    frozen_dtype: Any = None,
 ) -> TrainState:
     """Make the state before the first step; reference and separate critic start as the policy.
 
     base: the frozen parameters where `policy` is only a part; they are the reference. masked: with
-    a masking policy, which starts as the policy. The value head is zero (Ziegler et al. 2019,
-    code), so that values start at 0.
+    a masking policy, which starts as the policy. frozen_dtype: what matrices of copies of the
+    policy, the reference and the masking policy, are held in; None: as the policy's. The value head
+    is zero (Ziegler et al. 2019, code), so that values start at 0.
     """
     head = init_value_head(hidden_size)
+
+    def copied() -> Params:
+        held = cast_matrices(policy, frozen_dtype)
+        return jax.tree.map(lambda x, y: jnp.copy(y) if y is x else y, policy, held)
+
     params: Params = {"policy": policy}
     if critic == "shared":
         params["value_head"] = head
@@ -77,12 +85,12 @@ def init_state(
         params["critic"] = {"trunk": jax.tree.map(jnp.copy, policy), "value_head": head}
     return TrainState(
         params=params,
-        ref_params=jax.tree.map(jnp.copy, policy) if base is None else base,
+        ref_params=copied() if base is None else base,
         opt_state=optimizer.init(params),
         kl_coef=kl_coef,
         score_moments=init_running_moments(),
         step=jnp.int32(0),
-        mask_params=jax.tree.map(jnp.copy, policy) if masked else None,
+        mask_params=copied() if masked else None,
     )
 
 
@@ -102,7 +110,10 @@ def complete_mask(compose: Compose, mask_params: Params | None, base: Params) ->
 
 def sync_mask(state: TrainState) -> TrainState:
     """Make the masking policy a copy of the policy as it is now."""
-    return state._replace(mask_params=jax.tree.map(jnp.copy, state.params["policy"]))
+    copied = jax.tree.map(
+        lambda old, new: jnp.array(new, old.dtype), state.mask_params, state.params["policy"]
+    )
+    return state._replace(mask_params=copied)
 
 
 def sync_reference(state: TrainState, mix: float) -> TrainState:

@@ -51,6 +51,10 @@ class OnPolicyConfig:
     """token: mean over tokens; sequence: mean of sequence means; constant: over B * slots."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus; 0 does not compute it."""
+    importance_cap: float | None = None
+    """Weigh tokens by their probability under the policy that a step starts from, over that under
+    the policy that sampled them, at most this (2 is usual); ratios are then to the former. For
+    batches that an earlier or a coarser policy samples. None: both are taken for one."""
     kl: KLConfig = KLConfig(coef=0.15, controller="openai")
     """The penalty that keeps the policy near its reference."""
     missing_eos_penalty: float | None = None
@@ -94,6 +98,11 @@ class OnPolicyConfig:
         return 0
 
     @property
+    def allows_stale(self) -> bool:
+        """Whether the update may learn from what an earlier policy has sampled."""
+        return self.importance_cap is not None
+
+    @property
     def wants_greedy(self) -> bool:
         """Whether the update reads the scores of the greedy completions."""
         return False
@@ -133,11 +142,14 @@ class OnPolicyConfig:
                 f"{self.samples_per_prompt}"
             )
         self.require(
+            importance_cap=(
+                self.importance_cap is None or self.importance_cap >= 1, "at least 1, or None"
+            ),
             clip_scores=(self.clip_scores is None or self.clip_scores > 0, "positive"),
             truncate_after=(self.truncate_after >= 0, "at least 0"),
             ref_sync_every=(self.ref_sync_every >= 0, "at least 0"),
             ref_sync_mix=(0 < self.ref_sync_mix <= 1, "in (0, 1]"),
-        )
+        )  # fmt: skip
 
     def require(self, **rules: tuple[bool, str]) -> None:
         """Raise ValueError for the first field whose rule does not hold."""

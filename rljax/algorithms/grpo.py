@@ -26,6 +26,7 @@ from rljax.algorithms.batch import (
     make_batch_learner,
     next_state,
 )
+from rljax.algorithms.importance import make_correct
 from rljax.algorithms.learner import Metrics
 from rljax.algorithms.metrics import (
     cut_off,
@@ -179,6 +180,8 @@ class Minibatch(NamedTuple):
     """[B, C]: each token's share of the loss; they stay as they are when a minibatch is split."""
     shares: jax.Array
     """[B, C]: each real token's share of all real tokens, for metrics."""
+    policy_weights: jax.Array
+    """[B, C]: `weights`, times the importance weights where there are any."""
 
 
 def sequence_advantages(
@@ -245,14 +248,21 @@ def judge_batch(
 
 
 def make_minibatch(
-    config: GRPOConfig, rollout: Rollout, learnt: jax.Array, advantages: jax.Array
+    config: GRPOConfig,
+    rollout: Rollout,
+    learnt: jax.Array,
+    advantages: jax.Array,
+    importance: jax.Array | None = None,
 ) -> Minibatch:
     """Compute what the loss needs of the sequences of one optimizer update.
 
-    learnt: bool [B, C], the tokens that the loss counts.
+    learnt: bool [B, C], the tokens that the loss counts. importance: weights [B, C] of what the
+    loss expects of the policy's tokens, its surrogate and its KL; None: 1.
     """
     shares = token_weights(rollout.completions.mask, "token")
-    return Minibatch(rollout, advantages, loss_weights(config, learnt), shares)
+    weights = loss_weights(config, learnt)
+    policy_weights = weights if importance is None else weights * importance
+    return Minibatch(rollout, advantages, weights, shares, policy_weights)
 
 
 # ---------------------------------------------------------------------------------------- Loss
@@ -288,13 +298,13 @@ def loss_fn(
     if config.ratio == "sequence":
         log_ratio = sequence_log_ratio(log_probs, old, mask)
     losses, clipped = policy_losses(config, log_probs, log_ratio, batch.advantages)
-    policy_loss = weighted_loss(losses, batch.weights)
+    policy_loss = weighted_loss(losses, batch.policy_weights)
     entropy = weighted_loss(scored.entropy, batch.weights)
     loss = policy_loss - config.entropy_coef * entropy
     metrics = ratio_metrics(policy_loss, clipped, token_ratio, log_ratio, batch.shares)
     if config.kl_place == "loss":
         kl = kl_estimate(log_probs, rollout.ref_log_probs, config.kl.estimator)
-        penalty = weighted_loss(kl, batch.weights)
+        penalty = weighted_loss(kl, batch.policy_weights)
         loss = loss + kl_coef * penalty
         metrics["policy/kl_loss"] = penalty
     if not is_zero(config.entropy_coef):
@@ -324,6 +334,13 @@ def make_update(
     check(config)
     entropy, rows = not is_zero(config.entropy_coef), config.score_rows
     score = make_score(model, sampling, eos_token_ids, with_entropy=entropy, rows=rows)
+    correct = make_correct(
+        score,
+        compose,
+        cap=config.importance_cap,
+        per_sequence=config.ratio == "sequence",
+        group=config.sampled_group,
+    )
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(
         config,
@@ -345,8 +362,10 @@ def make_update(
         )
         kl = rollout_kl(rollout)  # needs no score: of the whole batch
         rollout, scores, good = drop_failed(rollout, scores)
+        policies = (state.params, state.ref_params, state.mask_params)
+        proximal, weights, importance = correct(policies, rollout)
         final, advantages, moments = judge_batch(
-            config, eos_token_ids, state, rollout, scores, good, greedy
+            config, eos_token_ids, state, proximal, scores, good, greedy
         )
         mask = rollout.completions.mask
         report = rollout_metrics(
@@ -359,11 +378,12 @@ def make_update(
         trained, metrics = learn(
             (state.params, state.opt_state),
             (state.ref_params, state.kl_coef),
-            (rollout, learnt, advantages),
+            (proximal, learnt, advantages, weights),
             lambda rows: make_minibatch(config, *rows),
             key,
         )
-        report |= update_metrics(metrics) | {
+        report |= update_metrics(metrics) | importance
+        report |= {
             "objective/kl": kl,
             "objective/kl_coef": state.kl_coef,
             "objective/informative_groups": jnp.mean(informative.astype(jnp.float32)),

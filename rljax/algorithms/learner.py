@@ -81,7 +81,7 @@ def make_learner(
             grads, metrics = summed_over_rows(gradients, MAXIMA)(params, frozen, minibatch)
             if policy_factor is not None:
                 grads = grads | {"policy": _scale(grads["policy"], policy_factor)}
-            metrics["optim/grad_norm"] = optax.global_norm(grads)
+            metrics["optim/grad_norm"] = optax.tree.norm(grads)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             if policy_factor is not None:
                 updates = updates | {"policy": _scale(updates["policy"], policy_factor)}

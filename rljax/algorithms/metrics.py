@@ -85,7 +85,7 @@ def ratio_metrics(
     log_ratio: jax.Array,
     shares: jax.Array,
 ) -> Metrics:
-    """Describe how far the policy has moved from the one that sampled; all [B, C] but the loss.
+    """Describe how far the policy has moved from the step's first; all [B, C] but the loss.
 
     clipped: where the clip acts; log_ratio: what it acts on, each token's own or its sequence's;
     shares: each token's share of all real tokens.
@@ -96,12 +96,14 @@ def ratio_metrics(
         "policy/approx_kl": jnp.sum(shares * 0.5 * jnp.square(token_log_ratio)),
         "policy/ratio_max": jnp.max(jnp.exp(log_ratio)),
         "health/sampler_logprob_gap": jnp.max(jnp.abs(token_log_ratio)),
+        "health/sampler_logprob_mean_gap": jnp.sum(shares * jnp.abs(token_log_ratio)),
     }
 
 
 def update_metrics(metrics: Metrics) -> Metrics:
-    """Reduce metrics of the optimizer updates [U]: means, maxima, and the first update's gap."""
+    """Reduce metrics of the optimizer updates [U]: means, maxima, and the first update's gaps."""
     report = {k: jnp.max(v) if k in MAXIMA else jnp.mean(v) for k, v in metrics.items()}
     # Only the first update is on-policy: there sampler and learner must agree.
-    report["health/sampler_logprob_gap"] = metrics["health/sampler_logprob_gap"][0]
+    for name in ("health/sampler_logprob_gap", "health/sampler_logprob_mean_gap"):
+        report[name] = metrics[name][0]
     return report

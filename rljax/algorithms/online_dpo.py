@@ -74,6 +74,11 @@ class OnlineDPOConfig(OnPolicyConfig):
         )
 
     @property
+    def allows_stale(self) -> bool:
+        """Always: a preference holds whoever wrote the pair."""
+        return True
+
+    @property
     def pass_rows(self) -> tuple[int, str]:
         """Pairs whose gradient is computed at once, and what they are in terms of the flags."""
         rows, what = super().pass_rows
@@ -93,6 +98,9 @@ class OnlineDPOConfig(OnPolicyConfig):
             ),
             kl=(self.kl == NO_KL, "left as it is: beta ties the policy to its reference"),
             entropy_coef=(self.entropy_coef == 0, "0: there is no entropy bonus"),
+            importance_cap=(
+                self.importance_cap is None, "None: a preference holds whoever wrote the pair"
+            ),
             loss_aggregation=(
                 self.loss_aggregation == "token", "left as it is: the loss is one of pairs"
             ),
@@ -166,6 +174,7 @@ def loss_fn(
         "rewards/margin": rewards[0] - rewards[1],
         "rewards/accuracy": jnp.sum(batch.weights * made.correct),
         "health/sampler_logprob_gap": jnp.max(gap),
+        "health/sampler_logprob_mean_gap": jnp.sum(batch.weights * jnp.mean(gap, axis=1)),
     }
 
 

@@ -33,6 +33,7 @@ from rljax.algorithms.batch import (
     make_batch_learner,
     next_state,
 )
+from rljax.algorithms.importance import make_correct
 from rljax.algorithms.learner import Metrics
 from rljax.algorithms.metrics import (
     ratio_metrics,
@@ -148,6 +149,8 @@ class Minibatch(NamedTuple):
     """[B, C]: each token's share of the loss; they stay as they are when a minibatch is split."""
     shares: jax.Array
     """[B, C]: each real token's share of all real tokens, for metrics."""
+    policy_weights: jax.Array
+    """[B, C]: `weights`, times the importance weights where there are any."""
 
 
 def advantages_and_returns(
@@ -165,13 +168,20 @@ def advantages_and_returns(
     return advantages, returns
 
 
-def make_minibatch(config: PPOConfig, rollout: Rollout, rewards: jax.Array) -> Minibatch:
-    """Compute what the loss needs of the sequences of one optimizer update."""
+def make_minibatch(
+    config: PPOConfig, rollout: Rollout, rewards: jax.Array, importance: jax.Array | None = None
+) -> Minibatch:
+    """Compute what the loss needs of the sequences of one optimizer update.
+
+    importance: weights [B, C] of the policy's loss; None: 1. The critic learns what the sampled
+    returns are, and is not weighted.
+    """
     mask = rollout.completions.mask
     advantages, returns = advantages_and_returns(config, rollout.completions, rewards)
-    return Minibatch(
-        rollout, advantages, returns, loss_weights(config, mask), token_weights(mask, "token")
-    )
+    weights = loss_weights(config, mask)
+    policy_weights = weights if importance is None else weights * importance
+    shares = token_weights(mask, "token")
+    return Minibatch(rollout, advantages, returns, weights, shares, policy_weights)
 
 
 # ---------------------------------------------------------------------------------------- Loss
@@ -207,7 +217,7 @@ def loss_fn(
     value_losses, value_clipped = clipped_value_loss(
         values, completions.values, batch.returns, value_clip_eps=config.value_clip_eps
     )
-    policy_loss = weighted_loss(policy_losses, batch.weights)
+    policy_loss = weighted_loss(policy_losses, batch.policy_weights)
     value_loss = weighted_loss(value_losses, batch.weights)
     entropy = weighted_loss(scored.entropy, batch.weights)
     loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
@@ -246,6 +256,9 @@ def make_update(
         with_entropy=not is_zero(config.entropy_coef),
         rows=config.score_rows,
     )
+    correct = make_correct(
+        score, compose, cap=config.importance_cap, per_sequence=False, group=config.sampled_group
+    )
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(
         config,
@@ -262,7 +275,9 @@ def make_update(
     ) -> tuple[TrainState, Metrics]:
         kl = rollout_kl(rollout)  # needs no score: of the whole batch
         rollout, scores, good = drop_failed(rollout, scores)
-        completions = rollout.completions
+        policies = (state.params, state.ref_params, state.mask_params)
+        proximal, weights, importance = correct(policies, rollout)
+        completions = proximal.completions
         final, moments = final_scores(
             config, eos_token_ids, state.score_moments, rollout, scores, good
         )
@@ -280,7 +295,7 @@ def make_update(
         trained, metrics = learn(
             (state.params, state.opt_state),
             (state.ref_params, complete_mask(compose, state.mask_params, state.ref_params)),
-            (rollout, rewards),
+            (proximal, rewards, weights),
             lambda rows: make_minibatch(config, *rows),
             key,
             policy_factor=warm,
@@ -288,7 +303,7 @@ def make_update(
         advantages, returns = advantages_and_returns(config, completions, rewards)
         report = rollout_metrics(rollout, scores, good, final, rewards, advantages, eos_token_ids)
         report |= value_metrics(completions, returns)
-        report |= update_metrics(metrics)
+        report |= update_metrics(metrics) | importance
         report |= {"objective/kl": kl, "objective/kl_coef": state.kl_coef}
         if completions.allowed is not None:
             report["policy/allowed_tokens"] = masked_mean(completions.allowed, completions.mask)

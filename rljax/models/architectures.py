@@ -97,6 +97,7 @@ _SIZES: dict[str, tuple[dict[str, Any], tuple[int | bool, ...]]] = {
 }
 """Hub id -> what its family has in common, and the sizes in the order of the fields above."""
 
+SHAPES["tiny-llama"] = random_config("tiny-llama")[1]
 _ENDINGS = ("-instruct", "-it")
 
 
@@ -126,6 +127,11 @@ def _read(path: Path) -> TransformerConfig:
     if not isinstance(content, dict):
         raise UserError(f"{file} holds no JSON object: give the config.json of a model")
     return read_config(text_config(content, str(file)), str(file))
+
+
+SHAPES["llama-3.2-1b"] = read_config(
+    _LLAMA3 | dict(zip(_FIELDS, _SIZES["meta-llama/Llama-3.2-1B"][1], strict=True)), "llama-3.2-1b"
+)
 
 
 def find_architecture(name: str) -> TransformerConfig:

@@ -1,4 +1,7 @@
-"""Count the floating-point operations of a model: two per multiply-add, matrix products only."""
+"""Count the work of a model: operations of matrix products, and what a decoded token reads.
+
+A multiply-add is two operations.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,14 @@ def forward_flops(
     attention = 4 * config.num_heads * config.head_dim * attended
     trunk = config.num_layers * (2 * layer_parameters(config) + attention)
     return tokens * trunk + head_tokens * 2.0 * config.hidden_size * config.vocab_size
+
+
+def decode_bytes(config: TransformerConfig, cached_tokens: float, itemsize: int) -> float:
+    """Count the bytes that decoding one token per sequence has to read: weights once, and caches.
+
+    cached_tokens: tokens in the caches of all sequences together, a shared prompt's once. itemsize:
+    bytes of a number, of weights as of caches.
+    """
+    weights = config.num_layers * layer_parameters(config) + config.hidden_size * config.vocab_size
+    cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * cached_tokens
+    return itemsize * (weights + cache)

@@ -18,6 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models.config import TransformerConfig
+from rljax.models.fused_attention import AttentionKind, fused_attention
+from rljax.models.precision import product
+from rljax.models.remat import Remat, recompute_attention
 from rljax.models.rotary import rotate
 
 NEGATIVE = -1e30  # finite, so that a row without any key gives no NaN
@@ -133,6 +136,8 @@ class Attention(nn.Module):
 
     config: TransformerConfig
     dtype: Any = jnp.float32
+    remat: Remat = "none"
+    kind: AttentionKind = "einsum"
 
     def setup(self) -> None:
         c = self.config
@@ -155,11 +160,15 @@ class Attention(nn.Module):
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         return query, key
 
-    def _weights(self, scores: jax.Array, mask: jax.Array) -> jax.Array:
-        """Softmax of scaled, capped, masked scores over the last axis, in float32."""
+    @property
+    def _scale(self) -> float:
         c = self.config
-        scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
-        scores = scores.astype(jnp.float32) * scale
+        return c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
+
+    def _weights(self, scores: jax.Array, mask: jax.Array) -> jax.Array:
+        """Softmax of scaled, capped, masked float32 scores over the last axis, in float32."""
+        c = self.config
+        scores = scores * self._scale
         if c.attention_softcap is not None:
             scores = c.attention_softcap * jnp.tanh(scores / c.attention_softcap)
         return jax.nn.softmax(jnp.where(mask, scores, NEGATIVE), axis=-1).astype(self.dtype)
@@ -167,8 +176,11 @@ class Attention(nn.Module):
     def _mix(
         self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
     ) -> jax.Array:
-        """Let queries [B, T, K, H / K, h] read keys and values [B, T, K, h]."""
-        scores = jnp.einsum("btkgh,bskh->bkgts", query, key)
+        """Let queries [B, T, K, H / K, h] read keys and values [B, S, K, h]."""
+        if self.kind == "fused":
+            flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
+            return fused_attention(flat, key, value, mask, self._scale).reshape(query.shape)
+        scores = product("btkgh,bskh->bkgts", query, key)
         weights = self._weights(scores, mask[:, None, None])
         return jnp.einsum("bkgts,bskh->btkgh", weights, value)
 
@@ -188,15 +200,28 @@ class Attention(nn.Module):
         prompt_key, prompt_value = key[:, :width], value[:, :width]
         prompt = self._mix(query[:, :width], prompt_key, prompt_value, mask.prompt)
         reader = completions(query)
+        prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, length, width))
+        seen = jnp.concatenate([prefix, mask.own], axis=-1)
+        if self.kind == "fused":
+
+            def alone(x: jax.Array) -> jax.Array:  # a completion a row
+                return x.reshape(rows * groups, *x.shape[2:])
+
+            keys, values = (
+                jnp.concatenate(
+                    [jnp.repeat(x[:, :width], groups, axis=0), alone(completions(x))], axis=1
+                )
+                for x in (key, value)
+            )
+            mixed = self._mix(alone(reader), keys, values, alone(seen))
+            return jnp.concatenate([prompt, mixed.reshape(rows, -1, *prompt.shape[2:])], axis=1)
         scores = jnp.concatenate(
             [
-                jnp.einsum("njckgh,nskh->nkgjcs", reader, prompt_key),
-                jnp.einsum("njckgh,njskh->nkgjcs", reader, completions(key)),
+                product("njckgh,nskh->nkgjcs", reader, prompt_key),
+                product("njckgh,njskh->nkgjcs", reader, completions(key)),
             ],
             axis=-1,
         )
-        prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, length, width))
-        seen = jnp.concatenate([prefix, mask.own], axis=-1)
         weights = self._weights(scores, seen[:, None, None])
         mixed = jnp.einsum("nkgjcs,nskh->njckgh", weights[..., :width], prompt_value)
         mixed += jnp.einsum("nkgjcs,njskh->njckgh", weights[..., width:], completions(value))
@@ -215,10 +240,8 @@ class Attention(nn.Module):
         value = self.value(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
         query, key = self._position(query, key, rope)
         query = query.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
-        if isinstance(mask, GroupMask):
-            mixed = self._mix_groups(query, key, value, mask)
-        else:
-            mixed = self._mix(query, key, value, mask)
+        mix: Any = self._mix_groups if isinstance(mask, GroupMask) else self._mix
+        mixed = recompute_attention(mix, self.remat)(query, key, value, mask)
         cache = LayerCache(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
         return self.out(mixed.reshape(batch, length, -1)), cache
 
@@ -251,7 +274,7 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """Let one query per sequence [B, K, H / K, h] read a cache, or a prompt's and its own."""
         if isinstance(cache, LayerCache):
-            scores = jnp.einsum("bkgh,bkhs->bkgs", query, cache.keys.astype(self.dtype))
+            scores = product("bkgh,bkhs->bkgs", query, cache.keys.astype(self.dtype))
             weights = self._weights(scores, mask[:, None, None])
             return jnp.einsum("bkgs,bksh->bkgh", weights, cache.values.astype(self.dtype))
         prompt, own = cache
@@ -260,9 +283,9 @@ class Attention(nn.Module):
         def grouped(x: jax.Array) -> jax.Array:  # the queries that share a prompt
             return x.reshape(rows, -1, *x.shape[1:])
 
-        shared = jnp.einsum("njkgh,nkhs->njkgs", grouped(query), prompt.keys.astype(self.dtype))
+        shared = product("njkgh,nkhs->njkgs", grouped(query), prompt.keys.astype(self.dtype))
         shared = shared.reshape(*query.shape[:3], width)
-        scores = jnp.einsum("bkgh,bkhs->bkgs", query, own.keys.astype(self.dtype))
+        scores = product("bkgh,bkhs->bkgs", query, own.keys.astype(self.dtype))
         weights = self._weights(jnp.concatenate([shared, scores], axis=-1), mask[:, None, None])
         of_prompt, of_own = weights[..., :width], weights[..., width:]
         mixed = jnp.einsum(
@@ -278,10 +301,12 @@ class Block(nn.Module):
 
     config: TransformerConfig
     dtype: Any = jnp.float32
+    remat: Remat = "none"
+    kind: AttentionKind = "einsum"
 
     def setup(self) -> None:
         self.attn_norm = Norm(self.config, self.dtype)
-        self.attention = Attention(self.config, self.dtype)
+        self.attention = Attention(self.config, self.dtype, self.remat, self.kind)
         self.mlp_norm = Norm(self.config, self.dtype)
         self.mlp = MLP(self.config, self.dtype)
         if self.config.post_norms:

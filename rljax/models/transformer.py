@@ -13,8 +13,11 @@ import jax.numpy as jnp
 
 from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, widen
 from rljax.models.config import TransformerConfig
+from rljax.models.fused_attention import AttentionKind, require_expressible
 from rljax.models.layers import Block, GroupMask, LayerCache, Norm
 from rljax.models.lora import merge
+from rljax.models.precision import cast_matrices, product
+from rljax.models.remat import Remat, recompute_layer, require_remat
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
 from rljax.shares import after, gathered, regathered
@@ -60,7 +63,8 @@ class Model(NamedTuple):
     """(params) -> those of them that head reads."""
     prepare: Any
     """(params) -> params for many calls of prefill, decode and head_columns, which are whole, and
-    have low-rank adapters merged into the kernels; call it before a loop.
+    have low-rank adapters merged into the kernels, matrices in the dtype that they are
+    multiplied in; call it before a loop.
 
     Shares of parameters are gathered here once, as what they are computed in, and stay until the
     loop has ended. To gather each layer for each token would send all parameters for every token,
@@ -75,6 +79,8 @@ class Model(NamedTuple):
     hidden [D, B], cache."""
     head_columns: Any
     """(params, hidden [D, B]) -> logits [V, B] float32."""
+    dtype: Any = None
+    """What activations and matrix products are computed in; None: as the embedding is stored."""
 
 
 class Settings(NamedTuple):
@@ -82,8 +88,9 @@ class Settings(NamedTuple):
 
     config: TransformerConfig
     dtype: Any
-    remat: bool
+    remat: Remat
     scan_layers: bool
+    attention: AttentionKind
 
     def compute_dtype(self, params: Params) -> Any:
         """Return what activations are computed in."""
@@ -220,18 +227,13 @@ def _cap(config: TransformerConfig, logits: jax.Array) -> jax.Array:
 
 def _head(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
     kernel, bias = _kernel_and_bias(config, params)
-    logits = jax.lax.dot_general(
-        hidden,
-        kernel.astype(hidden.dtype),
-        (((hidden.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
+    logits = product("...d,vd->...v", hidden, kernel.astype(hidden.dtype))
     return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32))
 
 
 def _head_columns(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
     kernel, bias = _kernel_and_bias(config, params)
-    logits = jnp.matmul(kernel.astype(hidden.dtype), hidden, preferred_element_type=jnp.float32)
+    logits = product("vd,db->vb", kernel.astype(hidden.dtype), hidden)
     return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32)[:, None])
 
 
@@ -244,12 +246,14 @@ def _trunk(
     """Run whole rows: hidden states after the final norm [B, T, D], and the cache."""
     config, kind = settings.config, settings.compute_dtype(params)
     ropes = {slides: _tables(config, positions, local=slides) for slides in masks}
-    block = Block(config, kind)
+    block = Block(config, kind, settings.remat, settings.attention)
 
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
         return block.apply({"params": gathered(layer_params, kind)}, x, rope, mask)
 
-    step = regathered(layer, recompute=settings.remat)
+    # what is recomputed of a layer is not kept, its gathered parameters neither
+    kept = settings.remat in ("none", "attention")
+    step = regathered(layer) if kept else recompute_layer(layer, settings.remat)
     x = _embed(config, params, tokens, positions, kind)
     x, cache = run_layers(
         settings.layers(),
@@ -309,7 +313,8 @@ def _prepare(settings: Settings, params: Params) -> Params:
             return gathered(node)
         return {name: whole(child) for name, child in node.items()}
 
-    return stack_layers(settings.layers(), merge(whole(params)))
+    merged = cast_matrices(merge(whole(params)), settings.dtype)
+    return stack_layers(settings.layers(), merged)
 
 
 def _prefill(
@@ -363,17 +368,26 @@ def _decode(
 
 
 def make_model(
-    config: TransformerConfig, dtype: Any = None, remat: bool = False, scan_layers: bool = False
+    config: TransformerConfig,
+    dtype: Any = None,
+    remat: Remat = "none",
+    scan_layers: bool = False,
+    attention: AttentionKind = "einsum",
 ) -> Model:
     """Build the pure functions of a decoder.
 
-    dtype: what activations and matrix products are computed in; None: as the embedding is stored.
-    remat: recompute each layer in the backward pass instead of keeping its activations.
+    dtype: what activations and matrix products are computed in, from parameters of any dtype; sums
+      (of norms, softmax, logits) are float32. None: as the embedding is stored.
+    remat: what the backward pass computes again, instead of keeping it (rljax.models.remat).
     scan_layers: compile the body of one layer (of one period, where layers alternate) and loop over
       it: compile time does not grow with depth. It costs a second copy of the layers' parameters
       while a program runs, and on a CPU the decode is slower; the numbers are the same.
+    attention: of whole sequences; fused: by kernels (rljax.models.fused_attention). Decoding is not
+      changed.
     """
-    settings = Settings(config, dtype, remat, scan_layers)
+    require_remat(remat)
+    require_expressible(config, attention)
+    settings = Settings(config, dtype, remat, scan_layers, attention)
 
     def hidden(
         params: Params,
@@ -403,4 +417,5 @@ def make_model(
         prefill=functools.partial(_prefill, settings),
         decode=functools.partial(_decode, settings),
         head_columns=functools.partial(_head_columns, config),
+        dtype=dtype,
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rljax.models.config import TransformerConfig
 from rljax.planning.chips import CHIPS
 from rljax.planning.config import PlanConfig
+from rljax.planning.memory import attention_bytes
 
 
 class Advice(NamedTuple):
@@ -40,10 +41,14 @@ def _of_temporaries(
         yield Advice(f"--mesh.tensor {ways}", "devices share out what is gathered", gathered / 2)
     if plan.scan_layers:
         yield Advice("--no-scan-layers", "no stacked copy of layers", parts.get("stacked copy", 0))
-    if not plan.remat:
-        yield Advice(
-            "--remat", "activations of one layer at a time", parts.get("activations", 0) * 0.8
-        )
+    if plan.remat == "none":
+        # of SmolLM2, see tests/models/test_remat.py: scores and weights are kept of every layer
+        held = parts.get("activations", 0)
+        weights = 2 * config.num_layers * attention_bytes(plan, config, "update")
+        saved = min(0.8 * held, weights)
+        yield Advice("--remat attention", "no attention weights are kept", saved)
+        yield Advice("--remat products", "what parameters are multiplied with is kept", 0.7 * held)
+        yield Advice("--remat layers", "activations of one layer at a time", 0.8 * held)
     finer = 2 * plan.accumulation
     rows = plan.batch / (plan.minibatches * finer)
     if rows % plan.mesh.row_devices == 0:
@@ -67,7 +72,9 @@ def advise(
     peak = sum(parts.values())
     found = [*_of_state(plan, parts), *_of_temporaries(plan, config, parts)]
     if plan.dtype == "float32":
-        found.append(Advice("--dtype bfloat16", "parameters of half the size", peak * 0.45))
+        halved = ("activations", "keys and values", "reference")
+        saved = sum(parts.get(name, 0) for name in halved) / 2
+        found.append(Advice("--dtype bfloat16", f"half of {', '.join(halved)}", saved))
     found.sort(key=lambda advice: -advice.saves)
     lines = [
         f"{advice.flag}: {advice.reason}, about {advice.saves / 1e9:.1f} GB less"

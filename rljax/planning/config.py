@@ -9,6 +9,7 @@ from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.models.lora import LoRAConfig
+from rljax.models.remat import Remat
 from rljax.models.trainable import make_trainable
 from rljax.planning.chips import CHIPS, Chip, ChipFigures, ChipName
 from rljax.training.mesh import MeshConfig
@@ -30,9 +31,9 @@ class PlanConfig:
     critic: Literal["shared", "separate"] = "shared"
     """Of PPO: a value head on the policy's trunk, or a trunk of its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What parameters are stored and computed in."""
-    remat: bool = False
-    """Recompute layers in the backward pass."""
+    """What is computed in, and what is frozen is held in; what is trained is float32."""
+    remat: Remat = "none"
+    """What the backward pass computes again: attention, products or layers, as --model.remat."""
     scan_layers: bool = False
     """Compile one layer and loop over it."""
     lora: LoRAConfig = LoRAConfig()
@@ -58,6 +59,11 @@ class PlanConfig:
     """Share of the memory to leave to the runtime: its context, buffers of collectives, gaps."""
     json: str | None = None
     """Also write the numbers to this file."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a part of the model is trained only, over a frozen base."""
+        return self.lora.rank > 0 or self.train_layers > 0
 
     @property
     def step(self) -> OnPolicyConfig:

@@ -20,7 +20,6 @@ ITEM_BYTES = {
     "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
     "f32": 4, "s64": 8, "u64": 8, "f64": 8,
 }  # fmt: skip
-FLOATS = ("bf16", "f16", "f32", "f64")
 
 _HEAD = re.compile(r"^(ENTRY )?%(?P<name>\S+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(?P<name>\S+) = (?P<rest>.*)$")
@@ -131,11 +130,10 @@ def axes_of(groups: list[list[int]], mesh: Mapping[str, int]) -> str:
     return "+".join(itertools.compress(mesh, differ))
 
 
-def _sent(instruction: _Instruction, size: int, float_scale: float) -> float:
+def _sent(instruction: _Instruction, size: int) -> float:
     """Bytes that one device sends in a collective of a ring of `size` devices."""
-    total = sum(
-        math.prod(shape) * ITEM_BYTES[kind] * (float_scale if kind in FLOATS else 1.0)
-        for kind, shape in _shapes(instruction.result)
+    total = float(
+        sum(math.prod(shape) * ITEM_BYTES[kind] for kind, shape in _shapes(instruction.result))
     )
     op = instruction.op.removesuffix("-start")
     if op == "reduce-scatter":
@@ -145,14 +143,11 @@ def _sent(instruction: _Instruction, size: int, float_scale: float) -> float:
     return total * (size - 1) / size * (2 if op == "all-reduce" else 1)
 
 
-def count_work(
-    text: str, mesh: Mapping[str, int], *, open_trips: int = 1, float_scale: float = 1.0
-) -> Work:
+def count_work(text: str, mesh: Mapping[str, int], *, open_trips: int = 1) -> Work:
     """Count the work of one device in one call.
 
     text: the optimised program, `compiled.as_text()`. mesh: axis -> size, in the order in which the
     devices are numbered. open_trips: of loops whose trips the compiler does not know.
-    float_scale: bytes of a float between devices, over those in the program.
     """
     computations, entry = _parse(text)
     devices = math.prod(mesh.values())
@@ -169,7 +164,7 @@ def count_work(
                 groups = replica_groups(tail, devices)
                 axes = axes_of(groups, mesh)
                 if axes:
-                    total[axes] += _sent(instruction, len(groups[0]), float_scale)
+                    total[axes] += _sent(instruction, len(groups[0]))
                 continue
             trips = 1
             if op == "while":

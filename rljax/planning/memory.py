@@ -112,16 +112,28 @@ def attention_bytes(plan: PlanConfig, config: TransformerConfig, program: str) -
     return 4 * (rows // group) * config.num_heads * pairs // plan.mesh.tensor
 
 
-def in_dtype(temporary: float, plan: PlanConfig, config: TransformerConfig, program: str) -> float:
+def in_dtype(
+    temporary: float,
+    plan: PlanConfig,
+    config: TransformerConfig,
+    program: str,
+    weights: float = 0.0,
+) -> float:
     """Turn temporaries of a program in float32 into those in the plan's dtype.
 
     A CPU computes bfloat16 in float32 and keeps copies of it, so programs are compiled in float32
-    and their temporaries halved, but for logits and attention weights (of all layers, in an update
-    that does not recompute them), which are float32 in both.
+    and their temporaries halved, but for logits, attention weights (of all layers, in an update
+    that does not recompute them) and gradients, which are float32 in both. Sampling and update make
+    bfloat16 copies of the trained matrices.
+
+    weights: bytes of the gradients of what is trained, on one device, as it is of its parameters.
     """
     if plan.dtype == "float32":
         return temporary
-    kept = config.num_layers if program == "update" and not plan.remat else 1
+    kept = config.num_layers if program == "update" and plan.remat == "none" else 1
     attention = kept * attention_bytes(plan, config, program)
-    always = logits_bytes(plan, config, program) + attention
-    return (temporary + min(temporary, always)) / 2
+    always: float = logits_bytes(plan, config, program) + attention
+    if program == "update":
+        always += weights
+    copies = 0.0 if program == "score" else weights / 2
+    return (temporary + min(temporary, always)) / 2 + copies

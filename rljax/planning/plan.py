@@ -11,6 +11,7 @@ import jax
 from rljax.errors import UserError
 from rljax.models.architectures import find_architecture
 from rljax.models.config import TransformerConfig
+from rljax.models.precision import cast_matrices
 from rljax.models.stack import Layers
 from rljax.planning.advice import advise
 from rljax.planning.config import PlanConfig
@@ -92,17 +93,17 @@ def depths_to_compile(plan: PlanConfig, config: TransformerConfig) -> tuple[int,
 
 
 def compile_costs(
-    plan: PlanConfig, config: TransformerConfig, depths: tuple[int, ...]
+    plan: PlanConfig, config: TransformerConfig, depths: tuple[int, ...], weights: float
 ) -> dict[str, Cost]:
     """Compile the programs of a step and return what each takes at the model's depth.
 
-    They are compiled in float32, whatever the plan's dtype (`in_dtype` says why).
+    They are compiled in float32, whatever the plan's dtype (`in_dtype` says why). weights: as
+    `in_dtype`'s.
     """
-    scale = 0.5 if plan.dtype == "bfloat16" else 1.0
     found: list[dict[str, Cost]] = []
     for depth in depths:
         programs = Step(plan, shallower(config, depth), "float32").programs()
-        found.append({name: measure(one, plan, scale) for name, one in programs.items()})
+        found.append({name: measure(one, plan) for name, one in programs.items()})
     if len(found) == 1:
         costs = found[0]
     else:
@@ -113,9 +114,19 @@ def compile_costs(
             for name, cost in first.items()
         }
     return {
-        name: cost._replace(temporary=in_dtype(cost.temporary, plan, config, name))
+        name: cost._replace(
+            temporary=in_dtype(cost.temporary, plan, config, name, weights),
+            traffic=_traffic_in_dtype(cost.traffic, plan),
+        )
         for name, cost in costs.items()
     }
+
+
+def _traffic_in_dtype(traffic: dict[str, float], plan: PlanConfig) -> dict[str, float]:
+    """Halve what is sent in bfloat16: activations, over `tensor`; masters and their gradients are
+    float32."""
+    half = plan.dtype == "bfloat16"
+    return {axes: sent / 2 if half and "tensor" in axes else sent for axes, sent in traffic.items()}
 
 
 def _check(plan: PlanConfig, config: TransformerConfig) -> None:
@@ -136,8 +147,7 @@ def _parts(
 ) -> dict[str, float]:
     """Divide what is held in a program by what it is; what has no name is activations."""
     layout, config, shapes = step.placement.layout, step.config, step.state()
-    adapted = plan.lora.rank > 0 or plan.train_layers > 0
-    base = [shapes.ref_params] if adapted else []
+    base = [shapes.ref_params] if plan.adapts else []
     named: dict[str, float] = {}
     if program == "sample":
         read = [shapes.params["policy"], *base]
@@ -178,10 +188,11 @@ def make_plan(plan: PlanConfig) -> Plan:
         raise UserError(str(error)) from error
     layout, state = step.placement.layout, state_bytes(shapes)
     depths = depths_to_compile(plan, config)
-    costs = compile_costs(plan, config, depths)
+    costs = compile_costs(plan, config, depths, state["policy"] + state["critic"])
     itemsize = 2 if plan.dtype == "bfloat16" else 4
     cache = cache_bytes(plan, config, itemsize)
-    weights = whole_parameters(step.params, layout)
+    read = jax.eval_shape(lambda p: cast_matrices(p, plan.dtype), step.params)
+    weights = whole_parameters(read, layout)  # as products read them
     peak_of = max(costs, key=lambda name: costs[name].temporary + costs[name].results)
     parts = _parts(peak_of, plan, step, state, costs[peak_of], cache)
     room = plan.hardware.memory * (1 - plan.headroom)

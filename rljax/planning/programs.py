@@ -17,6 +17,7 @@ from rljax.algorithms.actor_critic import init_state
 from rljax.kl import make_kl_controller
 from rljax.models.config import TransformerConfig
 from rljax.models.loading import parameter_shapes
+from rljax.models.precision import cast_matrices, masters
 from rljax.models.trainable import make_trainable
 from rljax.models.transformer import make_model
 from rljax.models.weights import unflatten
@@ -45,31 +46,36 @@ def _array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
 class Step:
     """The functions of a training step for one architecture, and the shapes that they take.
 
-    plan: the flags. model: the architecture, maybe with fewer layers. dtype: of the parameters.
+    plan: the flags. model: the architecture, maybe with fewer layers. dtype: what is computed in,
+    and what is frozen is held in; what is trained is float32.
     Raises ValueError for a plan that does not go with the model.
     """
 
     def __init__(self, plan: PlanConfig, model: TransformerConfig, dtype: str) -> None:
         self.plan, self.config = plan, model
-        self.model = make_model(model, remat=plan.remat, scan_layers=plan.scan_layers)
+        self.dtype = dtype
+        self.model = make_model(model, dtype, remat=plan.remat, scan_layers=plan.scan_layers)
         self.placement = Placement(make_layout(open_mesh(plan.mesh), model))
         self.trainable = make_trainable(plan.lora, plan.train_layers)
         updates = plan.step.num_epochs * plan.step.num_minibatches
         self.optimizer = make_optimizer(OptimizerConfig(), num_steps=100, updates_per_step=updates)
         self.params = unflatten(
-            {path: _array(shape, dtype) for path, shape in parameter_shapes(model).items()}
+            {path: _array(shape, jnp.float32) for path, shape in parameter_shapes(model).items()}
         )
+        if plan.adapts:
+            self.params = jax.eval_shape(lambda p: cast_matrices(p, dtype), self.params)
         self.sampling = SamplingConfig(max_new_tokens=plan.new, temperature=1.0)
 
     def _state_of(self, params: Any) -> TrainState:
         policy, base = self.trainable.split(params, jax.random.key(0))
         return init_state(
-            policy,
+            masters(policy) if self.plan.adapts else policy,
             self.config.hidden_size,
             self.optimizer,
             critic=self.plan.values,
             kl_coef=make_kl_controller(self.plan.step.kl).init(),
             base=None if policy is base else base,
+            frozen_dtype=None if self.plan.adapts else self.dtype,
         )
 
     def state(self) -> TrainState:
@@ -128,18 +134,13 @@ class Cost(NamedTuple):
     """Bytes sent, by mesh axes."""
 
 
-def measure(program: Program, plan: PlanConfig, float_scale: float = 1.0) -> Cost:
-    """Compile a program for shapes, and read off what it takes.
-
-    float_scale: as `count_work`'s.
-    """
+def measure(program: Program, plan: PlanConfig) -> Cost:
+    """Compile a program for shapes, and read off what it takes."""
     function, arguments = program
     compiled = function.lower(*arguments).compile(compiler_options=QUICK)
     memory = compiled.memory_analysis()
     sizes = {"data": plan.mesh.data, "fsdp": plan.mesh.fsdp, "tensor": plan.mesh.tensor}
-    work = count_work(
-        compiled.as_text(), sizes, open_trips=max(plan.new - 1, 0), float_scale=float_scale
-    )
+    work = count_work(compiled.as_text(), sizes, open_trips=max(plan.new - 1, 0))
     return Cost(
         memory.temp_size_in_bytes,
         memory.output_size_in_bytes - memory.alias_size_in_bytes,

@@ -14,6 +14,24 @@ class Disagreement(UserError):
     """The same policy gives the same completion different probabilities in two places."""
 
 
+BOUNDS = {"float32": ("max_ratio_gap", "max_start_kl"), "bfloat16": ("max_mean_gap",)}
+"""The flags that bound the disagreement, by what is computed in."""
+
+
+def check_bounds(flags: Any, dtype: str) -> None:
+    """Raise ValueError for bounds that mean nothing, or that runs in a dtype do not read."""
+    for read_in, names in BOUNDS.items():
+        for name in names:
+            value = getattr(flags, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be above 0, or None")
+            if read_in != dtype and value not in (None, getattr(type(flags), name)):
+                raise ValueError(
+                    f"{name} is {value}, but only runs with model.dtype {read_in} read it; in "
+                    f"{dtype} the bound is {' and '.join(BOUNDS[dtype])}"
+                )
+
+
 def check_ratio(
     completions: Completions, log_probs: Any, *, tolerance: float, texts: list[str]
 ) -> float:
@@ -36,10 +54,38 @@ def check_ratio(
             f"{sampled[row, place]:.6f} when sampled, {scored[row, place]:.6f} when scored; "
             f"{wrong} of {int(mask.sum())} "
             f"tokens are off. Completion: {texts[row]!r}. Positions under padding, temperature, "
-            "top-k/top-p or the weights differ between the two, or the arithmetic is coarser than "
-            "float32 (then raise --max-ratio-gap, or set it to None)"
+            "top-k/top-p or the weights differ between the two, or products are coarser than "
+            "float32, as they are on some accelerators unless JAX_DEFAULT_MATMUL_PRECISION is "
+            "highest (then raise --max-ratio-gap, or set it to None)"
         )
     return gap
+
+
+def check_mean_gap(
+    completions: Completions, log_probs: Any, *, tolerance: float, who: str
+) -> float:
+    """Compare the sampler's log-probs with another's, both [B, C], where both are rounded coarsely.
+
+    In bfloat16 the last bits of hidden states move the log-prob of a single token by tenths of a
+    nat, in either direction; a wrong position, temperature or weight moves all of them. Returns the
+    mean over real tokens of the absolute difference, in nats. Raises Disagreement when it exceeds
+    `tolerance`, or is no number. who: whose log_probs these are.
+    """
+    gaps = np.abs(np.asarray(completions.log_probs, np.float64) - np.asarray(log_probs, np.float64))
+    gap = float(np.mean(gaps[np.asarray(completions.mask)]))
+    if not gap <= tolerance:
+        raise Disagreement(mean_gap_message(gap, tolerance, who))
+    return gap
+
+
+def mean_gap_message(gap: float, tolerance: float, who: str) -> str:
+    """Say that sampler and another differ by `gap` nats in the mean."""
+    return (
+        f"sampler and {who} disagree on the policy: their log-probs of a token differ by {gap:.3g} "
+        f"nats in the mean (allowed {tolerance:g}), more than bfloat16 explains. Positions under "
+        "padding, temperature, top-k/top-p or the weights differ between the two, or the model is "
+        "very sensitive to rounding: then try --model.dtype float32, or raise --max-mean-gap"
+    )
 
 
 def check_start_kl(rollout: Rollout, *, tolerance: float) -> float:

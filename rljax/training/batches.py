@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from rljax.training.setup import OnPolicy
 
 
+class Sampled(NamedTuple):
+    """A batch that was sampled, or is being sampled on the devices."""
+
+    indices: np.ndarray
+    """[B]: which prompts of the training set."""
+    rollout: Rollout
+
+
 class Collected(NamedTuple):
     """A batch that was sampled and judged."""
 
@@ -37,24 +45,43 @@ class Collected(NamedTuple):
     """Completions that were sampled for it."""
 
 
-def sample_and_judge(setup: OnPolicy, state: TrainState, draw: int) -> Collected:
-    """Sample and judge one batch; `draw` numbers the batches of a run."""
+def sample(setup: OnPolicy, state: TrainState, draw: int) -> Sampled:
+    """Have a batch sampled, and scored by the reference; `draw` numbers the batches of a run.
+
+    With one process this returns at once, and the devices go on: parameters that are donated
+    meanwhile are only overwritten when they are done.
+    """
     indices, prompts = setup.training_batch(draw)
     group = setup.algorithm.sampled_group
-    started = time.perf_counter()
     with announce("the sampler"):
         key = role_key(setup.config.seed, Role.SAMPLING, draw)
         made = setup.act(state, prompts, key, group)
     with announce("the reference's scoring"):
-        rollout = jax.block_until_ready(setup.rollout(state, prompts, made, group))
-    sampled = time.perf_counter()
-    texts = decode_completions(setup.tokenizer, made)
-    judgement = setup.task.judge(setup.task.train, indices, prompts, made, texts)
-    seconds = {"rollout": sampled - started, "reward": time.perf_counter() - sampled}
+        return Sampled(indices, setup.rollout(state, prompts, made, group))
+
+
+def judge(setup: OnPolicy, sampled: Sampled) -> Collected:
+    """Judge a batch; the only time it knows is that of the rewards."""
+    indices, rollout = sampled
+    started = time.perf_counter()
+    texts = decode_completions(setup.tokenizer, rollout.completions)
+    judgement = setup.task.judge(
+        setup.task.train, indices, rollout.prompts, rollout.completions, texts
+    )
+    seconds = {"reward": time.perf_counter() - started}
     asked = [setup.task.train.texts[int(i)] for i in indices]
     return Collected(
         rollout, asked, texts, judgement.scores, judgement.metrics(), seconds, len(texts)
     )
+
+
+def sample_and_judge(setup: OnPolicy, state: TrainState, draw: int) -> Collected:
+    """Sample and judge one batch, one after the other."""
+    started = time.perf_counter()
+    sampled = jax.block_until_ready(sample(setup, state, draw))
+    seconds = {"rollout": time.perf_counter() - started}
+    batch = judge(setup, sampled)
+    return batch._replace(seconds=seconds | batch.seconds)
 
 
 def collect(setup: OnPolicy, state: TrainState, step: int) -> Collected:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.rewards.protocol import Judgement, RewardError, TokenTexts
-from rljax.rollout.agreement import Disagreement
+from rljax.rollout.agreement import Disagreement, mean_gap_message
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks.evaluation import decode_completions
 from rljax.tasks.order import batch_indices
@@ -276,6 +276,9 @@ def check_agreement(setup: OnPolicy, step: int, record: Record) -> None:
     """
     config = setup.config
     if config.model.dtype != "float32":
+        mean = float(record.metrics["health/sampler_logprob_mean_gap"])
+        if config.max_mean_gap is not None and not mean <= config.max_mean_gap:
+            raise Disagreement(mean_gap_message(mean, config.max_mean_gap, "learner"))
         return
     gap = float(np.expm1(record.metrics["health/sampler_logprob_gap"]))
     if config.max_ratio_gap is not None and not gap <= config.max_ratio_gap:

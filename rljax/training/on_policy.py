@@ -18,6 +18,7 @@ from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
+from rljax.training.overlap import collect_ahead, sample_first, staleness
 from rljax.training.policy_report import completion_rows, log_evaluation, log_spread, report
 from rljax.training.progress import Progress
 from rljax.training.run import Run
@@ -42,10 +43,14 @@ def one_step(
 ) -> tuple[TrainState, list[dict[str, float]]]:
     """Sample, judge, learn: one batch of completions. Returns the state and the step's metrics."""
     config, algorithm = setup.config, setup.algorithm
-    batch = collect(setup, state, step)
+    ahead = None
+    if config.overlap:
+        batch, ahead = collect_ahead(setup, state, step, first=first)
+    else:
+        batch = collect(setup, state, step)
+        if first:
+            setup.check_first_step(state, batch.rollout, batch.texts)
     rollout, made = batch.rollout, batch.rollout.completions
-    if first:
-        setup.check_first_step(state, rollout, batch.texts)
     shown = batch.prompts[: config.log_completions]
     writer.completions(step + 1, completion_rows(shown, rollout, batch.texts, batch.scores))
     log_spread(writer, step + 1, batch.scores, np.sum(made.mask, axis=1))
@@ -55,6 +60,7 @@ def one_step(
         key = role_key(config.seed, Role.SHUFFLING, step)
         scores = jnp.asarray(batch.scores)
         rows = setup.placement.rows((rollout, scores, *more))
+        state = state._replace(ahead=None)
         state, metrics = setup.programs.update(state, *rows[:2], key, *rows[2:])
     if algorithm.ref_sync_every and (step + 1) % algorithm.ref_sync_every == 0:
         state = setup.programs.sync_reference(state, algorithm.ref_sync_mix)
@@ -68,7 +74,9 @@ def one_step(
     report |= batch.judged
     if algorithm.further_batches:
         report["objective/samples"] = batch.samples
-    return state, [report]
+    if config.overlap:
+        report["health/staleness"] = staleness(step)
+    return state._replace(ahead=ahead), [report]
 
 
 def train(setup: OnPolicy, run: Run) -> None:
@@ -77,14 +85,13 @@ def train(setup: OnPolicy, run: Run) -> None:
     checkpoints = Checkpoints(run.checkpoint_dir, keep_last=config.keep_checkpoints)
     held: dict[str, Any] = {"before": None}
     sizes: dict[str, int] | None = None
-    like = setup.saved_part(setup.state_shapes())
-    found = checkpoints.restore(like) if run.resumed else None
+    found = checkpoints.restore(setup.saved_shapes()) if run.resumed else None
     if found is None:
         state = setup.first_state()
     else:
         _, restored, held = found
         sizes = held.pop("files")
-        reference = restored.ref_params or setup.placement.put(setup.pretrained.params)
+        reference = restored.ref_params or setup.start_reference()
         state = restored._replace(ref_params=reference)
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)
@@ -97,6 +104,8 @@ def train(setup: OnPolicy, run: Run) -> None:
                 result = setup.evaluate(state)
                 log_evaluation(writer, 0, result)
                 held["before"] = result.scores.tolist()
+            if config.overlap:
+                state = sample_first(setup, state)
         done = start
         while done < config.steps:
             advance = one_step if setup.fused is None else setup.fused.advance

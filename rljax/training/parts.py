@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from rljax.experiment import SupervisedExperiment
+from rljax.models.precision import masters
 from rljax.models.trainable import Trainable, make_trainable
 from rljax.rollout.keys import Role, role_key
 
@@ -40,7 +38,7 @@ class Part:
         if self.whole:
             return self.params
         key = role_key(self.seed, Role.INITIALISATION)
-        return jax.tree.map(jnp.copy, self.trainable.split(self.params, key)[0])
+        return masters(self.trainable.split(self.params, key)[0])
 
     def saved(self, state: Any) -> Any:
         """Leave the base out: a learner's `saved`."""

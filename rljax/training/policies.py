@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from rljax.errors import UserError
 from rljax.experiment import ModelConfig, OnPolicyExperiment, SupervisedExperiment
 from rljax.models import Model, Pretrained, make_model
+from rljax.models.precision import cast_matrices
 from rljax.models.trainable import make_trainable
 from rljax.training.trained import Which, load_source, load_trained
 
@@ -69,10 +70,16 @@ def load_model(source: str, dtype: str = "float32") -> Pretrained:
 def load_start(experiment: OnPolicyExperiment | SupervisedExperiment) -> Pretrained:
     """Load the model that training starts from, and see that it has the part to be trained.
 
+    Where all of it is trained it is float32; matrices of a frozen base are what they are computed
+    in, which changes no product.
+
     Raises UserError for a wrong source, for more `train_layers` than there are, and where
     `lora.targets` match nothing or not what `scan_layers` can loop over.
     """
-    pretrained = load_model(experiment.model.source, experiment.model.dtype)
+    pretrained = load_model(experiment.model.source)
+    if not experiment.trains_all:
+        held = cast_matrices(pretrained.params, experiment.model.dtype)
+        pretrained = dataclasses.replace(pretrained, params=held)
     trainable = make_trainable(experiment.lora, experiment.train_layers)
     model = build_model(experiment.model, pretrained)
 
@@ -90,7 +97,11 @@ def load_start(experiment: OnPolicyExperiment | SupervisedExperiment) -> Pretrai
 
 def build_model(flags: ModelConfig, pretrained: Pretrained) -> Model:
     """Build the functions of a loaded model as the flags want them."""
-    return make_model(pretrained.model.config, remat=flags.remat, scan_layers=flags.scan_layers)
+    with model_errors():
+        return make_model(
+            pretrained.model.config, flags.dtype, remat=flags.remat, scan_layers=flags.scan_layers,
+            attention=flags.attention,
+        )  # fmt: skip
 
 
 def load_policy(flags: PolicyFlags) -> Policy:

@@ -17,12 +17,13 @@ from rljax.algorithms.actor_critic import (
     sync_reference,
 )
 from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.importance import make_policy_log_probs
 from rljax.models.transformer import Model
 from rljax.parallel import over_rows
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.training.mesh import Placement
-from rljax.types import Completions, Prompts, Rollout, TrainState
+from rljax.types import Completions, Prompts, TrainState
 
 Policies = tuple[Any, Any, Any]
 """What samples and scores: what is trained, the reference, the masking policy or None."""
@@ -101,12 +102,7 @@ class Acting(NamedTuple):
             scored = score(base, *text, mask_params, group=group)
             return scored.log_probs, scored.mask_hidden
 
-        def log_probs(policies: Policies, rollout: Rollout) -> jax.Array:
-            params, mask_params = self.complete(policies)
-            text = (rollout.prompts, rollout.completions)
-            masking = (mask_params, rollout.mask_hidden)
-            return score(params["policy"], *text, *masking, group=group).log_probs
-
+        log_probs = make_policy_log_probs(score, self.compose, group)
         return (lambda *args: over_rows(refer)(*args), lambda *args: over_rows(log_probs)(*args))
 
 

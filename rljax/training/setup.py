@@ -23,9 +23,10 @@ from rljax.errors import UserError
 from rljax.experiment import OnPolicyExperiment
 from rljax.kl import make_kl_controller
 from rljax.models.flops import forward_flops
+from rljax.models.precision import cast_matrices, masters
 from rljax.models.trainable import make_trainable
 from rljax.rewards.combined import require_token_rewards
-from rljax.rollout.agreement import check_ratio, check_start_kl
+from rljax.rollout.agreement import check_mean_gap, check_ratio, check_start_kl
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
@@ -35,6 +36,7 @@ from rljax.training.fused import Fused
 from rljax.training.judging import FirstJudges
 from rljax.training.mesh import Placement, host_memory, make_layout
 from rljax.training.optimizer import make_optimizer, make_schedule
+from rljax.training.overlap import ahead_shapes
 from rljax.training.policies import build_model, load_start
 from rljax.training.processes import to_host
 from rljax.training.programs import Acting, make_programs, policies_of
@@ -144,6 +146,11 @@ class OnPolicy:
         log_probs, mask_hidden = to_host(self.programs.refer[group](policies_of(state), text))
         return Rollout(prompts, made, log_probs, mask_hidden)
 
+    def log_probs(self, state: TrainState, rollout: Rollout) -> jax.Array:
+        """Score completions [B, C] as the learner does, with the policy of this state."""
+        rows = self.placement.rows(rollout)
+        return to_host(self.programs.log_probs(policies_of(state), rows))
+
     def first_state(self) -> TrainState:
         """Make the state of step 0."""
         return self.placement.make(self._state_of, self.pretrained.params)
@@ -156,14 +163,36 @@ class OnPolicy:
         policy, base = self.trainable.split(params, jax.random.key(self.config.seed))
         whole = policy is base
         return init_state(
-            policy if whole else jax.tree.map(jnp.copy, policy),
+            policy if whole else masters(policy),
             self.model.config.hidden_size,
             self.optimizer,
             critic=self.critic,
             kl_coef=make_kl_controller(self.algorithm.kl).init(),
             base=None if whole else base,
             masked=self.algorithm.action_mask is not None,
+            frozen_dtype=self.frozen_dtype,
         )
+
+    def saved_shapes(self) -> TrainState:
+        """Say of which shapes the state of a checkpoint is."""
+        shapes = self.state_shapes()
+        if self.config.overlap:
+            shapes = shapes._replace(ahead=ahead_shapes(self.config))
+        return self.saved_part(shapes)
+
+    @property
+    def frozen_dtype(self) -> Any:
+        """What copies of the policy are held in; None: as the policy is.
+
+        A reference that moves by small steps has to add them up, as the policy has to. Adapters
+        are small, and what they stand on was loaded as it is held.
+        """
+        moves = self.algorithm.ref_sync_every > 0
+        return self.model.dtype if self.config.trains_all and not moves else None
+
+    def start_reference(self) -> Any:
+        """Return the reference of step 0, for a state that was saved without it."""
+        return self.placement.put(cast_matrices(self.pretrained.params, self.frozen_dtype))
 
     def saved_part(self, state: TrainState) -> TrainState:
         """Leave out of checkpoints what the config gives back: a reference that never moves."""
@@ -228,7 +257,13 @@ class OnPolicy:
         masked = self.algorithm.action_mask is not None
         passes = 3 * self.algorithm.num_epochs
         masking = 2 * forward + self.algorithm.num_epochs * (forward - critic)  # the head again
-        return 2 * forward + own * critic + passes * (forward + own * critic) + masked * masking
+        weighted = self.algorithm.importance_cap is not None
+        return (
+            (2 + weighted) * forward
+            + own * critic
+            + passes * (forward + own * critic)
+            + masked * masking
+        )
 
     @functools.cached_property
     def peak(self) -> float:
@@ -252,13 +287,18 @@ class OnPolicy:
 
     def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:
         """Stop before anything is learnt if sampler, learner or reference disagree."""
-        config = self.config
-        if config.model.dtype != "float32":
-            return
-        if config.max_ratio_gap is not None:
-            scored = to_host(
-                self.programs.log_probs(policies_of(state), self.placement.rows(rollout))
-            )
-            check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
-        if config.max_start_kl is not None and int(state.step) == 0:
-            check_start_kl(rollout, tolerance=config.max_start_kl)
+        config, made, at_start = self.config, rollout.completions, int(state.step) == 0
+
+        def scored() -> Any:
+            return self.log_probs(state, rollout)
+
+        if config.model.dtype == "float32":
+            if config.max_ratio_gap is not None:
+                check_ratio(made, scored(), tolerance=config.max_ratio_gap, texts=texts)
+            if config.max_start_kl is not None and at_start:
+                check_start_kl(rollout, tolerance=config.max_start_kl)
+        elif config.max_mean_gap is not None:
+            gap = config.max_mean_gap
+            check_mean_gap(made, scored(), tolerance=gap, who="learner")
+            if at_start:
+                check_mean_gap(made, rollout.ref_log_probs, tolerance=gap, who="reference")

@@ -38,6 +38,27 @@ def matmul_rate(
         size *= 2
 
 
+def copy_rate(
+    megabytes: int = 64, repeats: int = 5, shortest_s: float = 0.005, largest: int = 2048
+) -> float:
+    """Measure bytes/s that this process reads and writes, the best of `repeats`.
+
+    A large array of float32 is changed in its place: each byte is read and written once. The size
+    doubles from `megabytes` up to `largest` until that takes `shortest_s` seconds.
+    """
+    change = jax.jit(lambda x: x + 1, donate_argnums=0)
+    while True:
+        array = change(jnp.zeros(megabytes * 2**18, jnp.float32)).block_until_ready()
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            array = change(array).block_until_ready()
+            times.append(time.perf_counter() - start)
+        if min(times) >= shortest_s or 2 * megabytes > largest:
+            return 2.0 * megabytes * 2**20 / min(times)
+        megabytes *= 2
+
+
 def interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
     """Time calls in turn, so that a busy moment of the machine meets all of them: seconds."""
     seconds: list[list[float]] = [[] for _ in calls]

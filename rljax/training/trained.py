@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from rljax.errors import UserError
-from rljax.models import Pretrained, load_description, load_pretrained
+from rljax.models import Pretrained, load_description, load_pretrained, make_model
 from rljax.models.lora import LoRAConfig
 from rljax.models.peft import Adapters
 from rljax.models.trainable import make_trainable
@@ -27,7 +27,8 @@ class Trained(NamedTuple):
     """A policy as a checkpoint holds it."""
 
     pretrained: Pretrained
-    """Model, trained parameters and tokenizer; `heads["value"]` where the critic shares the trunk
+    """Model, which computes in the run's dtype, trained parameters in float32, and tokenizer;
+    `heads["value"]` where the critic shares the trunk
     (a critic of its own is no part of the policy, and stays in the run)."""
     step: int
     """Training steps done."""
@@ -60,9 +61,10 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
     except (KeyError, TypeError):
         raise UserError(f"{directory / 'config.json'} is not of a run: no model.source") from None
     if (directory / MODEL_FOLDER).is_dir():
-        pretrained = load_description(directory / MODEL_FOLDER, dtype=dtype)
+        pretrained = load_description(directory / MODEL_FOLDER)
     else:
-        pretrained = load_source(source, dtype)
+        pretrained = load_source(source)
+    model = make_model(pretrained.model.config, dtype)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = _pick(checkpoints, checkpoint)
         lora = config_from_json(LoRAConfig, config.get("lora", {}))
@@ -85,7 +87,7 @@ def load_trained(directory: str | Path, checkpoint: Which = "last") -> Trained:
     params = state["params"]
     heads = {"value": params["value_head"]} if "value_head" in params else {}
     whole = trainable.merge(pretrained.params, params["policy"])
-    trained = dataclasses.replace(pretrained, params=whole, heads=heads)
+    trained = dataclasses.replace(pretrained, model=model, params=whole, heads=heads)
     adapters = Adapters(params["policy"], lora.scale) if lora.rank else None
     return Trained(trained, step, config, adapters)
 
@@ -99,7 +101,8 @@ def load_source(source: str, dtype: str = "float32") -> Pretrained:
         return load_pretrained(source, dtype=dtype)
     pretrained = load_trained(source).pretrained
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), pretrained.params)
-    return dataclasses.replace(pretrained, params=params)
+    model = make_model(pretrained.model.config)
+    return dataclasses.replace(pretrained, model=model, params=params)
 
 
 def _pick(checkpoints: Checkpoints, checkpoint: Which) -> int:

@@ -51,6 +51,7 @@ WITH = {
 }
 ELSEWHERE = {
     "batch_size": "sizes of the batch: tests/experiments",
+    "importance_cap": "tests/algorithms/test_importance.py",
     "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
     "score_rows": "must not change the update: tests/rollout/test_sampler.py",

@@ -89,6 +89,7 @@ ELSEWHERE = {
     "kl": "refused: test_impossible_settings_are_refused",
     "entropy_coef": "refused: test_impossible_settings_are_refused",
     "loss_aggregation": "refused: test_impossible_settings_are_refused",
+    "importance_cap": "refused: test_impossible_settings_are_refused",
 }
 
 
@@ -200,6 +201,7 @@ def test_it_learns_what_the_reward_prefers(sign, low, high):
         ({"kl": KLConfig(coef=0.1)}, "beta ties the policy"),
         ({"entropy_coef": 0.1}, "there is no entropy bonus"),
         ({"loss_aggregation": "sequence"}, "the loss is one of pairs"),
+        ({"importance_cap": 2.0}, "a preference holds whoever wrote the pair"),
         ({"loss": "hinge", "margin_scale": 0.1}, "'hinge' does not read it"),
         ({"beta": 0.0}, "must be positive"),
     ],

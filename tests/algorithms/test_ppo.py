@@ -56,6 +56,7 @@ WITH = {
 }
 ELSEWHERE = {
     "batch_size": "sizes of the batch: tests/experiments",
+    "importance_cap": "tests/algorithms/test_importance.py",
     "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",
     "samples_per_prompt": "sizes of the batch: tests/experiments",
     "gradient_accumulation": "must not change the update: test_parts_add_up",

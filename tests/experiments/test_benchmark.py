@@ -43,6 +43,34 @@ def test_slots_are_compared_with_the_batch(script, tmp_path, capsys):
     assert "through 3 slots" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_gpu_preset_is_tried_out_at_a_small_size(script, tmp_path, capsys):
+    """Its flags hold where no others are given: bfloat16, fused attention, 8 parts."""
+    tiny = ["--preset", "gpu", "--model", "shape:tiny-llama", "--batch", "16"]
+    measured = numbers(script, tmp_path, *tiny)
+    flags = measured["flags"]
+    assert (flags["dtype"], flags["attention"], flags["accumulation"]) == ("bfloat16", "fused", 8)
+    assert (flags["batch"], flags["new"], flags["model"]) == (16, 4, "shape:tiny-llama")
+    rows = measured["results"]
+    if (seconds := rows["decode"]["median_s"] - rows["prefill"]["median_s"]) > 0:
+        config = SHAPES["tiny-llama"]
+        weights = 2 * layer_parameters(config) + 64 * 259
+        read = 2 * (weights + 2 * 2 * 2 * 16 * (16 * 6 + 16 * 2))  # K and V, 2 layers, 2 heads
+        assert measured["decode_bytes_per_s"] == pytest.approx(3 * read / seconds)
+        assert "decoding reads at" in capsys.readouterr().out
+    assert measured["copy_bytes_per_s"] > 1e8
+
+
+def test_the_gpu_preset_says_what_it_needs(fails, script):
+    message = fails("benchmark", "--preset", "gpu")
+    assert "found none here" in message and "--model shape:tiny-llama" in message
+    module = script("benchmark")
+    assert module.parse(["--preset", "gpu", "--batch", "16"]).batch == 16
+    assert module.parse(["--preset", "gpu"]).batch == 64 and module.parse([]).batch == 16
+    shapes = parameter_shapes(SHAPES["llama-3.2-1b"])
+    assert sum(math.prod(shape) for shape in shapes.values()) == 1_235_814_400
+
+
 def test_slots_need_a_queue_and_ends(script):
     benchmark = script("benchmark").Benchmark
     for changes, message in (({"batch": 3}, "slots is 3"), ({"new": 4}, "new is 4")):

@@ -97,7 +97,7 @@ def test_impossible_configs():
     base.validate()
     for change, words in (
         ({"prompt_multiple": 0}, "prompt_multiple is 0"),
-        ({"teacher": ModelConfig(remat=True)}, "teacher.remat"),
+        ({"teacher": ModelConfig(remat="layers")}, "teacher.remat"),
         ({"data": DocumentConfig(held_out_fraction=0)}, "evaluation needs held-out records"),
         (
             {

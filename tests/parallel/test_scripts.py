@@ -32,7 +32,12 @@ Flags = dict[str, Any]
 
 
 def arguments(flags: Flags) -> list[str]:
-    return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    """Write flags for the command line; None is the value of one that takes none."""
+    given = (
+        [f"--{name}"] if value is None else [f"--{name}", str(value)]
+        for name, value in flags.items()
+    )
+    return [part for parts in given for part in parts]
 
 
 def mesh(data: int, fsdp: int, tensor: int) -> Flags:
@@ -196,6 +201,11 @@ def test_grpo_with_a_moving_reference(folder):
     compare(folder, "grpo", on_policy(folder, "grpo") | more, [(2, 2, 2)])
 
 
+def test_grpo_sampled_ahead_of_its_rewards(folder):
+    more = {"grpo.samples-per-prompt": 4, "grpo.importance-cap": 2.0, "overlap": None}
+    compare(folder, "grpo", on_policy(folder, "grpo") | more, [(2, 2, 2)])
+
+
 def test_fused_steps(folder):
     more = {"task.reward": f"{folder}/tokens.py:score", "fused-steps": 2, "checkpoint-every": 10}
     more |= {"grpo.samples-per-prompt": 4, "steps": 5}
@@ -217,6 +227,37 @@ def test_pretrain(folder):
 
 def test_reward_model(folder):
     compare(folder, "reward_model", supervised(folder, "reward_model"), [(2, 4, 1)])
+
+
+def test_every_script_in_bfloat16(folder):
+    """Masters are shared out as in float32, and what is measured is near float32's."""
+    names = ("sft", "pretrain", "reward_model", "dpo")
+    jobs = [(name, on_policy(folder, name)) for name in ("ppo", "grpo", "online_dpo")]
+    jobs += [(name, supervised(folder, name)) for name in names]
+    teacher = {"config": f"{ROOT}/configs/pretrain_arithmetic.py:smoke", "steps": 1}
+    run_jobs([("pretrain", teacher | {"workdir": folder / "half-teacher"})], 1, folder / "cache")
+    jobs.append((
+        "distill",
+        {
+            "config": f"{ROOT}/configs/distill_arithmetic.py:smoke", "distill.batch-size": 8,
+            "teacher.source": folder / "half-teacher", "teacher.dtype": "bfloat16",
+        },
+    ))  # fmt: skip
+    half: Flags = {"model.dtype": "bfloat16"} | mesh(2, 2, 2)
+    run_jobs(
+        [(name, base | half | {"workdir": folder / f"half-{name}"}) for name, base in jobs]
+        + [(name, base | {"workdir": folder / f"full-{name}"}) for name, base in jobs],
+        8,
+        folder / "cache",
+    )
+    for name, _ in jobs:
+        shared_out(folder / f"half-{name}", 4, slack=1.3)
+        first, *_ = read_jsonl(folder / f"half-{name}" / "metrics.jsonl")
+        full, *_ = read_jsonl(folder / f"full-{name}" / "metrics.jsonl")
+        assert first.keys() == full.keys()
+        for key in ("eval/loss", "eval/score", "eval/kl"):
+            if key in full:
+                assert first[key] == pytest.approx(full[key], rel=0.05, abs=0.05), (name, key)
 
 
 @pytest.mark.parametrize("variant, sizes", [("smoke", (2, 2, 2)), ("smoke-kto", (8, 1, 1))])

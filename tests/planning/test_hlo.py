@@ -69,12 +69,12 @@ ENTRY %main (a: f32[4,8]) -> f32[4,8] {
 @pytest.mark.parametrize(("known", "trips"), [(True, 5), (False, 3)])
 def test_loops_count_as_often_as_they_run(known, trips):
     text = 'backend_config={"known_trip_count":{"n":"5"}}' if known else "metadata={}"
-    work = count_work(PROGRAM.replace("KNOWN", text), MESH, open_trips=3, float_scale=0.5)
+    work = count_work(PROGRAM.replace("KNOWN", text), MESH, open_trips=3)
     assert work.flops == trips * 2 * 4 * 8 * 8
     assert work.traffic == {
-        "fsdp": trips * 16 * 8 * 2 * 3 / 4,  # an all-gather sends all but its own part
-        "data": 2 * 8 * 2 * 1,
-        "data+fsdp": 2 * 4 * 8 * 2 * 7 / 8,
+        "fsdp": trips * 16 * 8 * 4 * 3 / 4,  # an all-gather sends all but its own part
+        "data": 2 * 8 * 4 * 1,
+        "data+fsdp": 2 * 4 * 8 * 4 * 7 / 8,
     }
 
 

@@ -133,12 +133,16 @@ def test_operations_follow_the_flags():
 
 def test_temporaries_in_bfloat16_are_half_but_for_what_is_float32():
     config = find_architecture(LLAMA.model)
-    half = change(LLAMA, dtype="bfloat16", remat=True)
+    half = change(LLAMA, dtype="bfloat16", remat="layers")
     assert in_dtype(1e12, LLAMA, config, "update") == 1e12
     assert 0.5e12 < in_dtype(1e12, half, config, "update") < 0.51e12
-    kept = change(half, remat=False)
+    kept = change(half, remat="none")
     assert in_dtype(1e12, kept, config, "update") > in_dtype(1e12, half, config, "update")
     assert in_dtype(10.0, half, config, "update") == 10.0
+    # gradients stay float32, and the trained matrices are copied
+    more = in_dtype(1e12, half, config, "update", 1e10) - in_dtype(1e12, half, config, "update")
+    assert more == pytest.approx(1e10)
+    assert in_dtype(1e12, half, config, "score", 1e10) == in_dtype(1e12, half, config, "score")
 
 
 def test_layers_are_gathered_one_at_a_time():
@@ -175,16 +179,18 @@ def test_advice_names_flags_and_the_largest_saving_first():
     plan = change(LLAMA, mesh=MeshConfig(fsdp=8), scan_layers=True, critic="separate")
     lines = advise(plan, find_architecture(plan.model), parts, 72e9)
     flags = [line.split(":")[0] for line in lines]
-    assert flags[0] == "--dtype bfloat16"
+    assert flags[0] == "--remat layers"
     for flag in (
-        "--remat", "--accumulation 2", "--no-scan-layers", "--mesh.tensor 2", "--lora.rank 16",
+        "--dtype bfloat16",
+        "--remat attention", "--remat products", "--accumulation 2", "--no-scan-layers",
+        "--mesh.tensor 2", "--lora.rank 16",
         "--mesh.fsdp 16", "--score-rows 256", "--batch 32", "--critic shared",
     ):  # fmt: skip
         assert flag in flags
     assert not any("enough" in line for line in lines)
     none = {"policy": 1e9, "critic": 0.0, "reference": 1e9, "optimizer": 2e9, "activations": 90e9}
     lines = advise(LLAMA, find_architecture(LLAMA.model), none, 72e9)
-    assert any(line.startswith("--remat") and "enough alone" in line for line in lines)
+    assert any(line.startswith("--remat layers") and "enough alone" in line for line in lines)
     assert lines[-1].startswith("--chip h200")
 
 
@@ -207,7 +213,7 @@ def test_a_plan_is_made_and_told():
 @pytest.mark.parametrize("scan", [False, True])
 def test_the_line_through_two_depths_meets_the_model(scan):
     config = dataclasses.replace(find_architecture("random:tiny-llama"), num_layers=8)
-    plan = change(TINY, scan_layers=scan, remat=True)
+    plan = change(TINY, scan_layers=scan, remat="layers")
     continued = compile_costs(plan, config, (2, 4))
     whole = compile_costs(plan, config, (8,))
     for name, cost in whole.items():

@@ -28,11 +28,11 @@ CASES: dict[str, tuple[str, int, dict[str, Any], dict[str, Any]]] = {
         "grpo",
         8,
         {
-            "mesh.fsdp": 4, "mesh.tensor": 2, "model.remat": True, "model.scan-layers": True,
+            "mesh.fsdp": 4, "mesh.tensor": 2, "model.remat": "layers", "model.scan-layers": True,
             "grpo.samples-per-prompt": 4, "lora.rank": 2, "grpo.num-minibatches": 1,
         },
         {
-            "mesh.fsdp": 4, "mesh.tensor": 2, "remat": True, "scan-layers": True, "group": 4,
+            "mesh.fsdp": 4, "mesh.tensor": 2, "remat": "layers", "scan-layers": True, "group": 4,
             "algorithm": "grpo", "lora.rank": 2,
         },
     ),

@@ -110,7 +110,7 @@ def test_positions_restart_with_each_segment():
         pytest.param(
             {"sliding_window": 3, "layer_windows": (True, False)}, {}, marks=pytest.mark.slow
         ),
-        ({}, {"scan_layers": True, "remat": True}),
+        ({}, {"scan_layers": True, "remat": "layers"}),
     ],
     ids=["llama", "gpt2", "sliding", "scan and remat"],
 )

@@ -40,21 +40,26 @@ FLAGS = {
     "ppo.scale-scores": "mean_std",
     "ppo.ref-sync-every": "4",
 }
+AHEAD = {"overlap": "", "ppo.importance-cap": "2"}
 
 
 class Trial:
     """Starts of one training command in one run directory."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, more: dict[str, str]) -> None:
         self.directory = folder / name
-        flags = FLAGS | {
-            "workdir": str(self.directory),
-            "task.prompts": str(folder / "prompts.jsonl"),
-            "task.reward": f"{folder}/reward.py:score",
-        }
+        flags = (
+            FLAGS
+            | more
+            | {
+                "workdir": str(self.directory),
+                "task.prompts": str(folder / "prompts.jsonl"),
+                "task.reward": f"{folder}/reward.py:score",
+            }
+        )
         self.command = [sys.executable, str(ROOT / "experiments" / "ppo.py")]
         for flag, value in flags.items():
-            self.command += [f"--{flag}", value]
+            self.command += [f"--{flag}", value] if value else [f"--{flag}"]
         self.environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "RLJAX_CACHE_DIR": str(folder / "cache"),
@@ -103,14 +108,15 @@ class Trial:
 
 
 @pytest.mark.slow
-def test_killed_runs_go_on_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("more", [{}, AHEAD], ids=["plain", "overlap"])
+def test_killed_runs_go_on_bit_for_bit(tmp_path, more):
     prompts = [{"prompt": f"{i:02d} is a prompt"} for i in range(60)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     (tmp_path / "reward.py").write_text(REWARD)
-    whole = Trial(tmp_path, "whole")
+    whole = Trial(tmp_path, "whole", more)
     whole.finish()
 
-    broken = Trial(tmp_path, "broken")
+    broken = Trial(tmp_path, "broken", more)
     code, _ = broken.stop_when(lambda: broken.saving(4), signal.SIGKILL)  # in the middle of a save
     assert code == -signal.SIGKILL
     code, output = broken.stop_when(lambda: broken.last_step() >= 5, signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 import jax
 
-from rljax.training.throughput import matmul_rate
+from rljax.training.throughput import copy_rate, matmul_rate
 
 
 def test_the_matrix_grows_until_the_product_takes_long_enough(monkeypatch):
@@ -18,3 +18,16 @@ def test_the_matrix_grows_until_the_product_takes_long_enough(monkeypatch):
     assert sizes == [32]
     assert matmul_rate(size=32, repeats=2, shortest_s=100, largest=128) > 0
     assert sizes == [32, 32, 64, 128]
+
+
+def test_the_copy_grows_as_well(monkeypatch):
+    sizes = []
+    zeros = jax.numpy.zeros
+
+    def watched(shape, kind):
+        sizes.append(shape)
+        return zeros(shape, kind)
+
+    monkeypatch.setattr(jax.numpy, "zeros", watched)
+    assert 1e7 < copy_rate(megabytes=1, repeats=2, shortest_s=100, largest=4) < 1e13
+    assert sizes == [2**18, 2**19, 2**20]
