@@ -82,7 +82,7 @@ def check_memory_of_variants() -> None:
     for options in (
         {"scan_layers": True},
         {"remat": "layers"},
-        {"remat": "products"},
+        {"remat": "attention"},
         {"parts": 2},
     ):
         compiled, size = compiled_sft(8, **options)
