@@ -21,7 +21,7 @@ from rljax.models.precision import cast_matrices, product
 from rljax.models.remat import Remat, recompute_layer, require_remat
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
-from rljax.shares import after, gathered, regathered
+from rljax.shares import after, gathered, has_shares, regathered
 
 Params = dict[str, Any]
 Masks = dict[bool, Any]
@@ -204,8 +204,14 @@ def _trunk(
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
         return block.apply({"params": gathered(layer_params, kind)}, x, rope, mask)
 
-    whole = settings.remat in ("products", "layers")
-    step = recompute_layer(layer, settings.remat) if whole else regathered(layer)
+    def step(layer_params: Params, *inputs: Any) -> tuple[Any, LayerCache]:
+        remat = settings.remat
+        if remat == "none":
+            return regathered(layer)(layer_params, *inputs)
+        if remat == "attention" and has_shares(layer_params):
+            remat = "products"  # the choice that keeps neither attention nor what is gathered
+        return recompute_layer(layer, remat)(layer_params, *inputs)
+
     x = _embed(config, params, tokens, positions, kind)
     x, cache = run_layers(
         settings.layers(),

@@ -16,6 +16,7 @@ from rljax.algorithms.learner import init_supervised
 from rljax.algorithms.sft import Packed, SFTConfig, make_update
 from rljax.models.config import TransformerConfig, gpt2_config
 from rljax.models.lora import LoRAConfig
+from rljax.models.remat import Remat
 from rljax.models.trainable import make_trainable
 from rljax.models.transformer import make_model
 from rljax.planning.hlo import count_work
@@ -78,7 +79,12 @@ def check_memory() -> None:
 
 def check_memory_of_variants() -> None:
     """So it is in a loop over layers, with recomputed layers, and over several parts of a batch."""
-    for options in ({"scan_layers": True}, {"remat": True}, {"parts": 2}):
+    for options in (
+        {"scan_layers": True},
+        {"remat": "layers"},
+        {"remat": "attention"},
+        {"parts": 2},
+    ):
         compiled, size = compiled_sft(8, **options)
         temporary = compiled.memory_analysis().temp_size_in_bytes
         assert temporary < 0.75 * size, (options, temporary / size)
@@ -97,7 +103,7 @@ class Case(NamedTuple):
     config: TransformerConfig
     sizes: tuple[int, int, int] = (1, 8, 1)
     scan: bool = False
-    remat: bool = False
+    remat: Remat = "none"
     lora: LoRAConfig | None = None
     train_layers: int = 0
     critic: Any = "shared"
@@ -119,8 +125,8 @@ CASES = {
     "plain": Case(tiny_config(vocab_size=64, tie_embeddings=False)),
     "gpt2": Case(GPT2, train_layers=2, accumulation=2, score_rows=4),
     "gemma": Case(GEMMA, (2, 2, 2), scan=True, lora=LoRAConfig(2, targets="(query|down)$")),
-    "critic": Case(tiny_config(vocab_size=64), (1, 4, 2), remat=True, critic="separate"),
-    "remat": Case(GEMMA, (2, 4, 1), scan=True, remat=True, accumulation=2, score_rows=4),
+    "critic": Case(tiny_config(vocab_size=64), (1, 4, 2), remat="products", critic="separate"),
+    "remat": Case(GEMMA, (2, 4, 1), scan=True, remat="layers", accumulation=2, score_rows=4),
     "masked": Case(tiny_config(vocab_size=64, tie_embeddings=False), masked=True, score_rows=4),
 }
 
