@@ -83,6 +83,7 @@ def check_memory_of_variants() -> None:
         {"scan_layers": True},
         {"remat": "layers"},
         {"remat": "attention"},
+        {"remat": "products"},
         {"parts": 2},
     ):
         compiled, size = compiled_sft(8, **options)
