@@ -11,9 +11,11 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, widen
+from rljax.models import int8
+from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, round_cache, widen
 from rljax.models.config import TransformerConfig
-from rljax.models.layers import Block, GroupMask, LayerCache, Norm
+from rljax.models.layer_cache import LayerCache
+from rljax.models.layers import Block, GroupMask, Norm
 from rljax.models.lora import merge
 from rljax.models.rotary import rotary_tables
 from rljax.models.stack import Layers, run_layers, stack_layers
@@ -59,8 +61,9 @@ class Model(NamedTuple):
     """(params) -> params for many calls of prefill and decode, low-rank adapters merged into the
     kernels; call it before a loop."""
     prefill: Any
-    """(params, tokens [N, P], attention_mask, slots S, group=1) -> hidden [N, P, D], cache of S
-    slots for N group sequences: each prompt is that of `group` sequences, one after another."""
+    """(params, tokens [N, P], attention_mask, slots S, group=1, rounded=False) -> hidden [N, P, D],
+    cache of S slots for N group sequences: each prompt is that of `group` sequences, one after
+    another. rounded: the cache is in 8 bits, and so is what decode adds to it."""
     decode: Any
     """(params, token [B], position [B], slot, slot_mask [B, S], cache, distance [B, S] or None) ->
     hidden [D, B], cache."""
@@ -214,7 +217,11 @@ def _head(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.A
 
 def _head_columns(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
     kernel, bias = _kernel_and_bias(config, params)
-    logits = jnp.matmul(kernel.astype(hidden.dtype), hidden, preferred_element_type=jnp.float32)
+    if int8.HEAD in params:
+        rounded = params[int8.HEAD]
+        logits = int8.linear(rounded[int8.KERNEL], rounded[int8.SCALE], hidden, columns=True)
+    else:
+        logits = jnp.matmul(kernel.astype(hidden.dtype), hidden, preferred_element_type=jnp.float32)
     return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32)[:, None])
 
 
@@ -291,8 +298,10 @@ def _prefill(
     attention_mask: jax.Array,
     slots: int,
     group: int = 1,
+    rounded: bool = False,
 ) -> tuple[jax.Array, Cache]:
     final, cache = _run(settings, params, tokens, attention_mask)
+    cache = round_cache(cache) if rounded else cache
     missing = slots - tokens.shape[1]
     return final, widen(cache, missing) if group == 1 else group_cache(cache, missing, group)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.rewards.protocol import Judgement, RewardError, TokenTexts
-from rljax.rollout.agreement import Disagreement
+from rljax.rollout.agreement import Disagreement, check_coarse
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks.evaluation import decode_completions
 from rljax.tasks.order import batch_indices
@@ -277,6 +277,10 @@ def check_agreement(setup: OnPolicy, step: int, record: Record) -> None:
     config = setup.config
     if config.model.dtype != "float32":
         return
+    if config.sampling.coarse:
+        if config.max_ratio_gap is not None and "importance/kl" in record.metrics:
+            check_coarse(float(record.metrics["importance/kl"]))
+        return  # the KL from the reference is the sampler's here, which is not 0 at the start
     gap = float(np.expm1(record.metrics["health/sampler_logprob_gap"]))
     if config.max_ratio_gap is not None and not gap <= config.max_ratio_gap:
         raise Disagreement(

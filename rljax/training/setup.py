@@ -25,7 +25,7 @@ from rljax.kl import make_kl_controller
 from rljax.models.flops import forward_flops
 from rljax.models.trainable import make_trainable
 from rljax.rewards.combined import require_token_rewards
-from rljax.rollout.agreement import check_ratio, check_start_kl
+from rljax.rollout.agreement import check_coarse, check_ratio, check_start_kl, coarse_kl
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
@@ -132,6 +132,11 @@ class OnPolicy:
             self.programs.act[group](policies_of(state), self.placement.rows(prompts), key)
         )
 
+    def act_exactly(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Completions:
+        """Sample as `act` does, never in 8 bits: what is evaluated is the policy itself."""
+        rows = self.placement.rows(prompts)
+        return to_host(self.programs.act_exactly(policies_of(state), rows, key))
+
     def act_greedily(self, state: TrainState, prompts: Prompts) -> Completions:
         """Write the policy's most probable completions, token by token."""
         rows = self.placement.rows(prompts)
@@ -195,7 +200,7 @@ class OnPolicy:
         key = role_key(self.config.seed, Role.EVALUATION)
         with announce("the sampler"):
             return evaluate(
-                lambda batch: self.act(state, batch, key),
+                lambda batch: self.act_exactly(state, batch, key),
                 lambda *batch: self.rollout(state, *batch).ref_log_probs,
                 self.task,
                 self.task.held_out,
@@ -269,10 +274,17 @@ class OnPolicy:
         config = self.config
         if config.model.dtype != "float32":
             return
-        if config.max_ratio_gap is not None:
+        coarse, made = config.sampling.coarse, rollout.completions
+        if config.max_ratio_gap is not None or coarse:
             scored = to_host(
                 self.programs.log_probs(policies_of(state), self.placement.rows(rollout))
             )
-            check_ratio(rollout.completions, scored, tolerance=config.max_ratio_gap, texts=texts)
+        if config.max_ratio_gap is not None:
+            if coarse:
+                check_coarse(coarse_kl(made, scored))
+            else:
+                check_ratio(made, scored, tolerance=config.max_ratio_gap, texts=texts)
+        if coarse:  # the policy is the learner's; the sampler has another KL
+            rollout = rollout._replace(completions=made._replace(log_probs=scored))
         if config.max_start_kl is not None and int(state.step) == 0:
             check_start_kl(rollout, tolerance=config.max_start_kl)
