@@ -312,7 +312,7 @@ def defaults(run: str) -> tuple[Evaluate, OnPolicyConfig]:
         "prompt_multiple": read_part(run, "prompt_multiple", int) or Evaluate.prompt_multiple,
         "seed": read_part(run, "seed", int) or 0,
         "task": read_part(run, "task", TaskConfig) or TaskConfig(),
-        "sampling": read_part(run, "sampling", SamplingConfig) or SamplingConfig(),
+        "sampling": (read_part(run, "sampling", SamplingConfig) or SamplingConfig()).exact(),
     }
     return dataclasses.replace(Evaluate(), **found), rules or OnPolicyConfig()
 

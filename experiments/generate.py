@@ -308,8 +308,8 @@ def parse(argv: list[str] | None) -> Generate:
     with plain_errors():
         if options.run is not None:
             sampling = read_part(options.run, "sampling", SamplingConfig)
-            # slots go with a batch size, which is not the run's here
-            alike = dataclasses.replace(sampling or SamplingConfig(), slots=None)
+            # slots go with a batch size, which is not the run's here; 8 bits with its training
+            alike = dataclasses.replace((sampling or SamplingConfig()).exact(), slots=None)
             default = Generate(sampling=alike)
             options = tyro.cli(Generate, args=argv, default=default, description=__doc__)
         validate(options)

@@ -68,7 +68,8 @@ class OnPolicyExperiment(abc.ABC):
     """Completions of each batch written to completions.jsonl and TensorBoard."""
     max_ratio_gap: float | None = 1e-4
     """Largest |ratio - 1| between sampler and learner at the first step of a run in float32; a
-    larger one stops the run. None: only logged."""
+    larger one stops the run. None: only logged. Of a sampler in 8 bits, whose tokens differ by
+    more, the KL must be below 0.1 nats per token instead."""
     max_start_kl: float | None = 1e-5
     """Largest |KL| in nats per token from the reference at step 0 in float32. None: off."""
     max_mean_gap: float | None = 0.1
@@ -107,6 +108,7 @@ class OnPolicyExperiment(abc.ABC):
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")
         self.sampling.require_queue(self.algorithm.batch_size)
+        self.algorithm.check_sampler(self.sampling)
         if self.eval_prompts and self.task.held_out_fraction == 0:
             raise ValueError(
                 "eval_prompts needs held-out prompts: set task.held_out_fraction above 0, "

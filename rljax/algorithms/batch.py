@@ -28,7 +28,7 @@ from rljax.rewards.shaping import (
     update_running_moments,
 )
 from rljax.rollout.buckets import Buckets
-from rljax.rollout.distribution import ActionMask
+from rljax.rollout.distribution import ActionMask, SamplingConfig
 from rljax.types import Rollout, TrainState
 
 
@@ -163,6 +163,22 @@ class OnPolicyConfig:
             ref_sync_every=(self.ref_sync_every >= 0, "at least 0"),
             ref_sync_mix=(0 < self.ref_sync_mix <= 1, "in (0, 1]"),
         )  # fmt: skip
+
+    def check_sampler(self, sampling: SamplingConfig) -> None:
+        """Raise ValueError where samples in 8 bits do not go with how they are learnt."""
+        if not sampling.coarse:
+            return
+        said = f"sampling.weights {sampling.weights} and sampling.cache {sampling.cache}"
+        if self.action_mask is not None:
+            raise ValueError(
+                f"{said} do not go with mask_top_p: the masking policy would allow other tokens in "
+                "8 bits than the learner's; set both to model, or mask_top_p to 1"
+            )
+        if not self.allows_stale:
+            raise ValueError(
+                f"{said} sample from another policy than the learner's, which has to be weighted: "
+                "set importance_cap (2 is usual), or both to model"
+            )
 
     def require(self, **rules: tuple[bool, str]) -> None:
         """Raise ValueError for the first field whose rule does not hold."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rljax.models.layers import LayerCache
+from rljax.models.layer_cache import LayerCache, rounded_cache
 
 Cache = Any
 """A pytree that only the model looks into: one LayerCache per layer, or stacks of them."""
@@ -35,13 +35,21 @@ def is_layer(node: Any) -> bool:
     return isinstance(node, LayerCache)
 
 
+def round_cache(cache: Cache) -> Cache:
+    """Keep every key and value in 8 bits."""
+    return jax.tree.map(rounded_cache, cache, is_leaf=is_layer)
+
+
 def widen(cache: Cache, slots: int) -> Cache:
     """Add so many empty slots behind those that there are."""
 
     def wider(layer: LayerCache) -> LayerCache:
-        lead = [(0, 0)] * (layer.keys.ndim - 2)
-        keys = jnp.pad(layer.keys, [*lead, (0, 0), (0, slots)])
-        return LayerCache(keys, jnp.pad(layer.values, [*lead, (0, slots), (0, 0)]))
+        def padded(x: jax.Array, axis: int) -> jax.Array:
+            room = [(0, 0)] * x.ndim
+            room[axis] = (0, slots)
+            return jnp.pad(x, room)
+
+        return layer.map_slots(padded)
 
     return jax.tree.map(wider, cache, is_leaf=is_layer)
 
@@ -53,12 +61,13 @@ def group_cache(prompts: Cache, slots: int, group: int) -> GroupCache:
     """
 
     def empty(layer: LayerCache) -> LayerCache:
-        *lead, rows, heads, head_dim, _ = layer.keys.shape
-        lead = [*lead, rows * group, heads]
-        return LayerCache(
-            jnp.zeros([*lead, head_dim, slots], layer.keys.dtype),
-            jnp.zeros([*lead, slots, head_dim], layer.values.dtype),
-        )
+        def zeros(x: jax.Array, axis: int) -> jax.Array:
+            shape = list(x.shape)
+            shape[BATCH] *= group
+            shape[axis] = slots
+            return jnp.zeros(shape, x.dtype)
+
+        return layer.map_slots(zeros)
 
     return GroupCache(jax.tree.map(empty, prompts, is_leaf=is_layer), prompts)
 

@@ -17,8 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rljax.models import int8
 from rljax.models.config import TransformerConfig
 from rljax.models.fused_attention import AttentionKind, fused_attention
+from rljax.models.layer_cache import LayerCache, append, read_keys, read_values
 from rljax.models.precision import product
 from rljax.models.remat import Remat, recompute_attention
 from rljax.models.rotary import rotate
@@ -36,7 +38,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Linear(nn.Module):
     """Multiply by a kernel stored [out, in]; add a low-rank adapter and a bias if there are any.
 
-    An adapter is two further leaves, `lora_a` [r, in] and `lora_b` [out, r] (rljax.models.lora).
+    An adapter is two further leaves, `lora_a` [r, in] and `lora_b` [out, r] (rljax.models.lora). A
+    kernel in 8 bits is two leaves in its place (rljax.models.int8).
     """
 
     features: int
@@ -46,9 +49,13 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, columns: bool = False) -> jax.Array:
         in_features = x.shape[0] if columns else x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.normal(0.02), (self.features, in_features))
-        kernel = kernel.astype(self.dtype)
-        y = self._multiply(kernel, x, columns)
+        if self.has_variable("params", int8.KERNEL):
+            kernel, scale = (self.get_variable("params", n) for n in (int8.KERNEL, int8.SCALE))
+            y = int8.linear(kernel, scale, x, columns).astype(self.dtype)
+        else:
+            shape = (self.features, in_features)
+            kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+            y = self._multiply(kernel.astype(self.dtype), x, columns)
         if self.has_variable("params", "lora_a"):
             for name in ("lora_a", "lora_b"):
                 x = self._multiply(self.get_variable("params", name).astype(self.dtype), x, columns)
@@ -106,15 +113,6 @@ class MLP(nn.Module):
         if self.config.gated_mlp:
             return self.down(activation(self.gate(x, columns)) * self.up(x, columns), columns)
         return self.down(activation(self.up(x, columns)), columns)
-
-
-class LayerCache(NamedTuple):
-    """Keys and values of one layer, each as the product that reads it likes its right-hand side."""
-
-    keys: jax.Array
-    """[B, K, h, S]."""
-    values: jax.Array
-    """[B, K, S, h]."""
 
 
 class GroupMask(NamedTuple):
@@ -261,11 +259,8 @@ class Attention(nn.Module):
         key = self.key(x, True).T.reshape(batch, c.num_kv_heads, c.head_dim)
         value = self.value(x, True).T.reshape(batch, c.num_kv_heads, c.head_dim)
         query, key = self._position(query, key, rope)
-        key, value = key.astype(cache.keys.dtype), value.astype(cache.values.dtype)
-        keys = jax.lax.dynamic_update_slice(cache.keys, key[..., None], (0, 0, 0, slot))
-        values = jax.lax.dynamic_update_slice(cache.values, value[:, :, None], (0, 0, slot, 0))
         query = query.reshape(batch, c.num_kv_heads, -1, c.head_dim)
-        cache = LayerCache(keys, values)
+        cache = append(cache, key, value, slot)
         mixed = self._read(query, mask, cache if prompt is None else (prompt, cache))
         return self.out(mixed.reshape(batch, -1).T, True), cache
 
@@ -274,26 +269,19 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """Let one query per sequence [B, K, H / K, h] read a cache, or a prompt's and its own."""
         if isinstance(cache, LayerCache):
-            scores = product("bkgh,bkhs->bkgs", query, cache.keys.astype(self.dtype))
-            weights = self._weights(scores, mask[:, None, None])
-            return jnp.einsum("bkgs,bksh->bkgh", weights, cache.values.astype(self.dtype))
+            weights = self._weights(read_keys(query, cache), mask[:, None, None])
+            return read_values(weights, cache)
         prompt, own = cache
         rows, _, _, width = prompt.keys.shape
 
         def grouped(x: jax.Array) -> jax.Array:  # the queries that share a prompt
             return x.reshape(rows, -1, *x.shape[1:])
 
-        shared = product("njkgh,nkhs->njkgs", grouped(query), prompt.keys.astype(self.dtype))
-        shared = shared.reshape(*query.shape[:3], width)
-        scores = product("bkgh,bkhs->bkgs", query, own.keys.astype(self.dtype))
-        weights = self._weights(jnp.concatenate([shared, scores], axis=-1), mask[:, None, None])
-        of_prompt, of_own = weights[..., :width], weights[..., width:]
-        mixed = jnp.einsum(
-            "njkgs,nksh->njkgh", grouped(of_prompt), prompt.values.astype(self.dtype)
-        )
-        return mixed.reshape(query.shape) + jnp.einsum(
-            "bkgs,bksh->bkgh", of_own, own.values.astype(self.dtype)
-        )
+        shared = read_keys(grouped(query), prompt).reshape(*query.shape[:3], width)
+        scores = jnp.concatenate([shared, read_keys(query, own)], axis=-1)
+        weights = self._weights(scores, mask[:, None, None])
+        mixed = read_values(grouped(weights[..., :width]), prompt)
+        return mixed.reshape(query.shape) + read_values(weights[..., width:], own)
 
 
 class Block(nn.Module):

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, widen
+from rljax.models import int8
+from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, round_cache, widen
 from rljax.models.config import TransformerConfig
 from rljax.models.fused_attention import AttentionKind, require_expressible
-from rljax.models.layers import Block, LayerCache, Norm
+from rljax.models.layer_cache import LayerCache
+from rljax.models.layers import Block, Norm
 from rljax.models.lora import merge
 from rljax.models.masks import group_visible_keys, token_positions, visible_keys
 from rljax.models.precision import cast_matrices, product
@@ -73,8 +75,9 @@ class Model(NamedTuple):
     no device could end before all have, as a gather needs all of them. A model too large for one
     device's memory is shared out over `tensor` besides, which decoding does not undo."""
     prefill: Any
-    """(params, tokens [N, P], attention_mask, slots S, group=1) -> hidden [N, P, D], cache of S
-    slots for N group sequences: each prompt is that of `group` sequences, one after another."""
+    """(params, tokens [N, P], attention_mask, slots S, group=1, rounded=False) -> hidden [N, P, D],
+    cache of S slots for N group sequences: each prompt is that of `group` sequences, one after
+    another. rounded: the cache is in 8 bits, and so is what decode adds to it."""
     decode: Any
     """(params, token [B], position [B], slot, slot_mask [B, S], cache, distance [B, S] or None) ->
     hidden [D, B], cache."""
@@ -186,7 +189,11 @@ def _head(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.A
 
 def _head_columns(config: TransformerConfig, params: Params, hidden: jax.Array) -> jax.Array:
     kernel, bias = _kernel_and_bias(config, params)
-    logits = product("vd,db->vb", kernel.astype(hidden.dtype), hidden)
+    if int8.HEAD in params:
+        rounded = params[int8.HEAD]
+        logits = int8.linear(rounded[int8.KERNEL], rounded[int8.SCALE], hidden, columns=True)
+    else:
+        logits = product("vd,db->vb", kernel.astype(hidden.dtype), hidden)
     return _cap(config, logits if bias is None else logits + bias.astype(jnp.float32)[:, None])
 
 
@@ -280,8 +287,10 @@ def _prefill(
     attention_mask: jax.Array,
     slots: int,
     group: int = 1,
+    rounded: bool = False,
 ) -> tuple[jax.Array, Cache]:
     final, cache = _run(settings, params, tokens, attention_mask)
+    cache = round_cache(cache) if rounded else cache
     missing = slots - tokens.shape[1]
     return final, widen(cache, missing) if group == 1 else group_cache(cache, missing, group)
 

@@ -33,6 +33,7 @@ from rljax.rollout.sampler import (
     make_choose,
     make_sampler,
     require_context,
+    sampling_model,
     sampling_noise,
 )
 from rljax.rollout.scoring import whole_group
@@ -269,6 +270,7 @@ def make_continuous_sampler(
     plain = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask, group)
     if sampling.slots is None:
         return plain
+    model = sampling_model(model, sampling, action_mask)
     slots, length = sampling.slots, sampling.max_new_tokens
     size = max(1, slots // REFILL_SHARE) if refill_size is None else refill_size
     if not 1 <= size <= slots:

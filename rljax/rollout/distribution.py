@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,11 @@ from rljax.rollout.thresholds import CHOSEN, mass_threshold
 from rljax.traced import is_zero
 
 NEGATIVE = -1e30
+
+
+Precision = Literal["model", "int8"]
+"""As the model computes, or in 8 bits."""
+PRECISIONS = get_args(Precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,22 @@ class SamplingConfig:
     slots: int | None = None
     """Completions that are written at once: when one ends, the next prompt takes its place. The
     text is the same; None, or not fewer than the batch: all at once. On a mesh: on each device."""
+    weights: Precision = "model"
+    """int8: sample with matrices, and what they multiply, in 8 bits: faster from a batch of 2, in a
+    quarter of their memory more. Scoring and learning keep the model's own, so that another policy
+    samples than learns (by 0.04 nats a token, SmolLM2-135M); a run's evaluations do not use it."""
+    cache: Precision = "model"
+    """int8: keep keys and values in 8 bits while sampling, in little more than a quarter of
+    float32's memory (0.001 nats a token); the rest as with weights."""
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the sampler is coarser than what scores and learns."""
+        return (self.weights, self.cache) != ("model", "model")
+
+    def exact(self) -> SamplingConfig:
+        """Return the same without 8 bits."""
+        return dataclasses.replace(self, weights="model", cache="model")
 
     def validate(self) -> None:
         """Raise ValueError on values that mean nothing."""
@@ -55,6 +77,8 @@ class SamplingConfig:
             (0 < self.top_p <= 1, "top_p", "in (0, 1]"),
             (0 <= self.min_p < 1, "min_p", "in [0, 1)"),
             (self.slots is None or self.slots >= 1, "slots", ">= 1, or None (all at once)"),
+            (self.weights in PRECISIONS, "weights", f"one of {PRECISIONS}"),
+            (self.cache in PRECISIONS, "cache", f"one of {PRECISIONS}"),
         )
         for good, name, rule in checks:
             if not good:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rljax.models.cache import Cache
 from rljax.models.heads import apply_scalar_head
+from rljax.models.rounded import rounded_model
 from rljax.models.transformer import Model
 from rljax.rollout.distribution import (
     ActionMask,
@@ -65,6 +66,21 @@ def require_context(model: Model, prompts: Prompts, length: int) -> None:
             f"prompt slots {width} + max_new_tokens {length} exceed the model's context of "
             f"{model.config.context_length}; shorten one of them"
         )
+
+
+def sampling_model(model: Model, sampling: SamplingConfig, action_mask: ActionMask | None) -> Model:
+    """Return the model that samples: in 8 bits where the sampling says so.
+
+    Raises ValueError with an action mask: which tokens it allows would be another set for the
+    learner.
+    """
+    if sampling.coarse and action_mask is not None:
+        raise ValueError(
+            f"sampling.weights {sampling.weights} and sampling.cache {sampling.cache} with an "
+            "action mask (mask_top_p): the masking policy would allow other tokens when sampled "
+            "from than when learnt; set both to model"
+        )
+    return rounded_model(model, weights=sampling.weights == "int8", cache=sampling.cache == "int8")
 
 
 class Chosen(NamedTuple):
@@ -237,9 +253,11 @@ def make_sampler(
     action_mask: only tokens that a second policy, mask_params, allows are chosen; it decodes the
     same text in step. group: so many rows in turn have the same prompt, which is prefilled once;
     its keys and values are shared.
-    Raises ValueError when prompt and completion exceed the context (at trace time).
+    Raises ValueError for 8 bits with an action mask, and when prompt and completion exceed the
+    context (at trace time).
     """
     check(sampling)
+    model = sampling_model(model, sampling, action_mask)
     length = sampling.max_new_tokens
     eos = token_set(eos_token_ids, model.config.vocab_size)
 

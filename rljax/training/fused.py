@@ -17,7 +17,7 @@ import numpy as np
 
 from rljax.algorithms.buckets import SLOTS
 from rljax.rewards.protocol import Judgement, RewardError, TokenTexts
-from rljax.rollout.agreement import Disagreement, mean_gap_message
+from rljax.rollout.agreement import Disagreement, check_coarse, mean_gap_message
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks.evaluation import decode_completions
 from rljax.tasks.order import batch_indices
@@ -277,6 +277,10 @@ def check_agreement(setup: OnPolicy, step: int, record: Record) -> None:
     The learner's side is the first minibatch's; the unfused loop compares the whole batch.
     """
     config = setup.config
+    if config.sampling.coarse:
+        if config.max_ratio_gap is not None and "importance/kl" in record.metrics:
+            check_coarse(float(record.metrics["importance/kl"]))
+        return  # the KL from the reference is the sampler's here, which is not 0 at the start
     if config.model.dtype != "float32":
         mean = float(record.metrics["health/sampler_logprob_mean_gap"])
         if config.max_mean_gap is not None and not mean <= config.max_mean_gap:

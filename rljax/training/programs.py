@@ -41,6 +41,8 @@ class Programs(NamedTuple):
     act: dict[int, Any]
     """By rows that share a prompt, 1 or the algorithm's: (policies, prompts, key) ->
     Completions."""
+    act_exactly: Any
+    """The same, one row a prompt, never in 8 bits: for evaluations."""
     act_greedily: Any
     """The same at temperature 0, one row a prompt."""
     refer: dict[int, Any]
@@ -73,9 +75,10 @@ class Acting(NamedTuple):
         whole = complete_params(self.compose, params, base)
         return whole, complete_mask(self.compose, masking, base)
 
-    def sampler(self, *, greedy: bool = False, group: int = 1) -> Any:
+    def sampler(self, *, greedy: bool = False, exact: bool = False, group: int = 1) -> Any:
         """Build (policies, prompts, key) -> Completions."""
-        algorithm, sampling = self.algorithm, self.sampling
+        algorithm = self.algorithm
+        sampling = self.sampling.exact() if exact else self.sampling
         act = make_act(
             self.model,
             dataclasses.replace(sampling, temperature=0.0) if greedy else sampling,
@@ -123,8 +126,10 @@ def make_programs(
     jit, sizes = placement.jit, {1, acting.algorithm.sampled_group}
     scorers = {size: acting.scorers(size) for size in sizes}
     kept = placement.outputs(state_shapes)
+    act = {size: jit(acting.sampler(group=size)) for size in sizes}
     return Programs(
-        act={size: jit(acting.sampler(group=size)) for size in sizes},
+        act=act,
+        act_exactly=jit(acting.sampler(exact=True)) if acting.sampling.coarse else act[1],
         act_greedily=jit(acting.sampler(greedy=True)),
         refer={size: jit(scorers[size][0]) for size in sizes},
         log_probs=jit(scorers[acting.algorithm.sampled_group][1]),

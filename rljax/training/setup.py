@@ -26,7 +26,13 @@ from rljax.models.flops import forward_flops
 from rljax.models.precision import cast_matrices, masters
 from rljax.models.trainable import make_trainable
 from rljax.rewards.combined import require_token_rewards
-from rljax.rollout.agreement import check_mean_gap, check_ratio, check_start_kl
+from rljax.rollout.agreement import (
+    check_coarse,
+    check_mean_gap,
+    check_ratio,
+    check_start_kl,
+    coarse_kl,
+)
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
@@ -133,6 +139,11 @@ class OnPolicy:
             self.programs.act[group](policies_of(state), self.placement.rows(prompts), key)
         )
 
+    def act_exactly(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Completions:
+        """Sample as `act` does, never in 8 bits: what is evaluated is the policy itself."""
+        rows = self.placement.rows(prompts)
+        return to_host(self.programs.act_exactly(policies_of(state), rows, key))
+
     def act_greedily(self, state: TrainState, prompts: Prompts) -> Completions:
         """Write the policy's most probable completions, token by token."""
         rows = self.placement.rows(prompts)
@@ -216,7 +227,7 @@ class OnPolicy:
         key = role_key(self.config.seed, Role.EVALUATION)
         with announce("the sampler"):
             return evaluate(
-                lambda batch: self.act(state, batch, key),
+                lambda batch: self.act_exactly(state, batch, key),
                 lambda *batch: self.rollout(state, *batch).ref_log_probs,
                 self.task,
                 self.task.held_out,
@@ -292,17 +303,22 @@ class OnPolicy:
     def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:
         """Stop before anything is learnt if sampler, learner or reference disagree."""
         config, made, at_start = self.config, rollout.completions, int(state.step) == 0
-
-        def scored() -> Any:
-            return self.log_probs(state, rollout)
-
-        if config.model.dtype == "float32":
-            if config.max_ratio_gap is not None:
-                check_ratio(made, scored(), tolerance=config.max_ratio_gap, texts=texts)
-            if config.max_start_kl is not None and at_start:
-                check_start_kl(rollout, tolerance=config.max_start_kl)
-        elif config.max_mean_gap is not None:
+        coarse, exact = config.sampling.coarse, config.model.dtype == "float32"
+        bound = config.max_ratio_gap if exact or coarse else config.max_mean_gap
+        if bound is not None or coarse:
+            scored = self.log_probs(state, rollout)
+        if bound is not None and coarse:
+            check_coarse(coarse_kl(made, scored))
+        elif bound is not None and exact:
+            check_ratio(made, scored, tolerance=bound, texts=texts)
+        elif bound is not None:
+            check_mean_gap(made, scored, tolerance=bound, who="learner")
+        if coarse:  # the policy is the learner's; the sampler has another KL
+            rollout = rollout._replace(completions=made._replace(log_probs=scored))
+        if at_start and exact and config.max_start_kl is not None:
+            check_start_kl(rollout, tolerance=config.max_start_kl)
+        elif at_start and not exact and config.max_mean_gap is not None:
             gap = config.max_mean_gap
-            check_mean_gap(made, scored(), tolerance=gap, who="learner")
-            if at_start:
-                check_mean_gap(made, rollout.ref_log_probs, tolerance=gap, who="reference")
+            check_mean_gap(
+                rollout.completions, rollout.ref_log_probs, tolerance=gap, who="reference"
+            )
