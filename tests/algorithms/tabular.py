@@ -62,6 +62,7 @@ def tabular_model(vocab: int, length: int) -> Model:
         hidden=hidden,
         hidden_groups=hidden_groups,
         head=lambda params, states: states @ params["table"],
+        head_params=lambda params: params,
         prepare=lambda params: params,
         prefill=prefill,
         decode=decode,
