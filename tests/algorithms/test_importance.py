@@ -148,7 +148,7 @@ def test_on_policy_the_weights_are_one(world, config):
 
 
 @pytest.mark.parametrize(
-    "config", [ONE_PASS, pytest.param(GRPO, marks=pytest.mark.slow)], ids=["ppo", "grpo"]
+    "config", [pytest.param(ONE_PASS, marks=pytest.mark.slow), GRPO], ids=["ppo", "grpo"]
 )
 def test_a_stale_batch_is_weighted(world, stale, config):
     states, reports = zip(

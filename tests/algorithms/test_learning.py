@@ -84,8 +84,8 @@ def learn(critic: str, sign: float, seed: int = 0, dtype: str = "float32") -> tu
 
 @pytest.mark.parametrize("critic", ["shared", pytest.param("separate", marks=pytest.mark.slow)])
 def test_ppo_learns_to_copy(critic):
-    """In the mean of three seeds: where one run stands hangs on the last bit of its sums."""
-    before, after = np.mean([learn(critic, 1.0, seed) for seed in range(3)], axis=0)
+    """In the mean of two seeds: where one run stands hangs on the last bit of its sums."""
+    before, after = np.mean([learn(critic, 1.0, seed) for seed in range(2)], axis=0)
     assert before < 0.2
     assert after > 0.4
 

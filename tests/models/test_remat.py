@@ -51,7 +51,8 @@ def gradients(remat: str, scan: bool, dtype: str, group: int):
 
 
 @pytest.mark.parametrize(
-    "remat", ["attention", pytest.param("products", marks=pytest.mark.slow), "layers"]
+    "remat",
+    [*(pytest.param(n, marks=pytest.mark.slow) for n in ("attention", "products")), "layers"],
 )
 @pytest.mark.parametrize(
     "scan, dtype, group",
@@ -102,7 +103,8 @@ def temporary(
     return program.memory_analysis().temp_size_in_bytes / 1e6
 
 
-@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scan", [False, True])
 def test_memory_falls_in_the_order_of_the_choices(scan):
     config = tiny_config(num_layers=3, context_length=256)
     sizes = [temporary(config, remat, 4, 32, 96, scan=scan) for remat in CHOICES]

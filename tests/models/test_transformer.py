@@ -123,19 +123,6 @@ def test_positions_follow_the_mask():
     np.testing.assert_array_equal(token_positions(mask), [[0, 0, 0, 1], [0, 1, 2, 2]])
 
 
-def test_remat_gives_the_same_gradient(left_padded):
-    tokens, mask = left_padded
-    config = tiny_config()
-    params = noisy_params(make_model(config))
-
-    def loss(model):
-        grad = jax.grad(lambda p: jnp.sum(jnp.tanh(model.apply(p, tokens, mask))))
-        return quick_jit(grad)(params)
-
-    plain, remat = loss(make_model(config)), loss(make_model(config, remat="layers"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, remat)
-
-
 def test_bfloat16_parameters_give_float32_logits(left_padded):
     tokens, mask = left_padded
     model, _, apply, *_ = compiled("llama")

@@ -30,6 +30,7 @@ def check(*names: str, module: str = "eight") -> None:
     assert result.returncode == 0 and result.stdout.endswith("ok\n"), result.stderr[-4000:]
 
 
+@pytest.mark.slow
 def test_the_sampler_of_each_device_ends_by_itself():
     check("sampler")
 

@@ -8,6 +8,7 @@ from tests.parallel.gathering import CASES
 from tests.parallel.test_eight import check
 
 
+@pytest.mark.slow
 def test_no_device_holds_a_whole_model():
     check("memory", module="gathering")
 

@@ -161,6 +161,7 @@ def test_sampled_tokens_are_in_the_allowed_set(masked):
     assert np.any(ranks(np.asarray(free.tokens))[:, 0] >= counts[:, 0])
 
 
+@pytest.mark.slow
 def test_a_mask_of_one_token_decodes_the_masking_policy(masked):
     model, params, other, prompts, _ = masked
     one = ActionMask(top_p=1e-6, min_tokens=1)

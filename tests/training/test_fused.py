@@ -30,9 +30,10 @@ def make(tmp_path_factory):
 slow = pytest.mark.slow
 
 
+@slow
 @pytest.mark.parametrize(
     "name",
-    ["grpo", *(pytest.param(n, marks=slow) for n in ("ppo", "remax", "nlpo"))],
+    ["grpo", "ppo", "remax", "nlpo"],
 )
 def test_the_numbers_are_those_of_the_unfused_loop(make, name):
     """Programs of 1, 2, 1 and 2 steps; 11 prompts, so that epochs end within batches."""

@@ -123,6 +123,7 @@ def test_a_frozen_base_is_loaded_in_bfloat16_and_what_is_trained_of_it_is_not(tm
     assert state.ref_params["final_norm"]["scale"].dtype == FLOAT32
 
 
+@pytest.mark.slow
 def test_the_bound_is_of_the_mean_over_tokens(tmp_path):
     setup = setup_of(make_experiment(tmp_path, "grpo", model=HALF))
     state = setup.first_state()
