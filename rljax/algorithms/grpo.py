@@ -334,14 +334,7 @@ def make_update(
     check(config)
     entropy, rows = not is_zero(config.entropy_coef), config.score_rows
     score = make_score(model, sampling, eos_token_ids, with_entropy=entropy, rows=rows)
-    correct = make_correct(
-        score,
-        compose,
-        cap=config.importance_cap,
-        per_sequence=config.ratio == "sequence",
-        group=config.sampled_group,
-        buckets=config.buckets,
-    )
+    correct = make_correct(config, score, compose, per_sequence=config.ratio == "sequence")
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(
         config,

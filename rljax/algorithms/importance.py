@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.algorithms.actor_critic import Compose, complete_mask, complete_params
+from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.learner import Metrics
 from rljax.kl import kl_estimate
 from rljax.losses import sequence_log_ratio, truncated_importance_weights
@@ -68,20 +69,16 @@ def make_policy_log_probs(
 
 
 def make_correct(
-    score: Score,
-    compose: Compose,
-    *,
-    cap: float | None,
-    per_sequence: bool,
-    group: int,
-    buckets: Buckets,
+    config: OnPolicyConfig, score: Score, compose: Compose, *, per_sequence: bool = False
 ) -> Callable[[Any, Rollout], Corrected]:
-    """Build correct(policies, rollout) -> Corrected; with `cap` None the rollout is left as it is.
+    """Build correct(policies, rollout) -> Corrected; without an importance_cap (the largest weight)
+    the rollout is left as it is.
 
-    cap: largest weight. per_sequence: all tokens of a completion share the weight of their mean
-    log-ratio, which is the ratio of GSPO. policies, group, buckets: as `make_policy_log_probs`'s.
+    per_sequence: all tokens of a completion share the weight of their mean log-ratio, which is the
+    ratio of GSPO. policies: as `make_policy_log_probs`'s.
     """
-    log_probs = make_policy_log_probs(score, compose, group, buckets)
+    cap = config.importance_cap
+    log_probs = make_policy_log_probs(score, compose, config.sampled_group, config.buckets)
 
     def correct(policies: Any, rollout: Rollout) -> Corrected:
         if cap is None:

@@ -256,14 +256,7 @@ def make_update(
         with_entropy=not is_zero(config.entropy_coef),
         rows=config.score_rows,
     )
-    correct = make_correct(
-        score,
-        compose,
-        cap=config.importance_cap,
-        per_sequence=False,
-        group=config.sampled_group,
-        buckets=config.buckets,
-    )
+    correct = make_correct(config, score, compose)
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(
         config,
