@@ -129,9 +129,8 @@ def stale(world):
     return world.rollout(state._replace(params=earlier))
 
 
-@pytest.mark.parametrize(
-    "config", [pytest.param(ONE_PASS, marks=pytest.mark.slow), GRPO], ids=["ppo", "grpo"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [ONE_PASS, GRPO], ids=["ppo", "grpo"])
 def test_on_policy_the_weights_are_one(world, config):
     rollout = world.rollout(world.state(config))
     state, metrics = world.update(config, rollout=rollout)

@@ -82,6 +82,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, script, distilled, teacher,
     assert numbers(tmp_path / "run") == numbers(distilled)
 
 
+@pytest.mark.slow
 def test_models_of_different_vocabularies_are_refused(tmp_path, fails, script):
     pretrain = f"{ROOT}/configs/pretrain_arithmetic.py:smoke"
     other = tmp_path / "other"

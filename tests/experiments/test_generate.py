@@ -81,6 +81,7 @@ def test_a_run_gives_its_policy_and_its_sampling(rows, tiny_run):
     assert longer[0]["completion"].startswith(last[0]["completion"].rstrip("\ufffd"))
 
 
+@pytest.mark.slow
 def test_a_conversation_through_a_pipe(script, capsys, monkeypatch):
     lines = ["hi", "/reset", "x" * 300, "hi", "y" * 100, "/exit", "never read"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))

@@ -67,8 +67,9 @@ def write_large(directory):
 
 @pytest.mark.parametrize(
     ("dtype", "megabytes"),
-    [("float32", 400), pytest.param("bfloat16", 200, marks=pytest.mark.slow)],
+    [("float32", 400), ("bfloat16", 200)],
 )
+@pytest.mark.slow
 def test_peak_memory_stays_near_the_loaded_parameters(dtype, megabytes, tmp_path):
     ratio, size = map(float, run(PEAK, str(write_large(tmp_path)), dtype).split())
     print(f"{dtype}: {size / 1e6:.0f} MB, peak {ratio:.2f} x the loaded parameters")

@@ -53,6 +53,7 @@ def log_probs_and_gradient(dtype: str):
     return log_probs, jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
 
 
+@pytest.mark.slow
 def test_log_probs_and_gradients_are_near_those_of_float32():
     full, half = log_probs_and_gradient("float32"), log_probs_and_gradient("bfloat16")
     gaps = np.abs(full[0] - half[0])

@@ -78,10 +78,9 @@ def varied(plain):
     ("family", "number"),
     [
         ("llama", 3),
-        ("gemma", 5),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("llama", 1), ("llama", ROWS - 1), ("gpt2", 8))
+            for case in (("llama", 1), ("llama", ROWS - 1), ("gpt2", 8), ("gemma", 5))
         ),
     ],
 )

@@ -159,6 +159,7 @@ def test_a_prompt_beyond_the_context_is_refused(tiny):
         sampler(model)[1](params, None, prompts_of(tokens, jnp.ones((1, 60), bool)), KEY)
 
 
+@pytest.mark.slow
 def test_chunks_of_the_head_do_not_change_scores_or_gradients(tiny, left_padded):
     model, params = tiny
     sampling, sample = sampler(model, temperature=0.7)

@@ -26,7 +26,13 @@ def grouped(left_padded) -> Prompts:
     return Prompts(tokens, mask, ids, jnp.tile(jnp.arange(GROUP), 3))
 
 
-@pytest.fixture(scope="module", params=OPTIONS)
+QUICK = ("llama", "gemma")
+FAMILIES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
     model = make_model(tiny_config(**OPTIONS[request.param]))
     return model, noisy_params(model)
@@ -106,6 +112,7 @@ def test_rows_that_are_no_whole_groups_have_prompts_of_their_own(tiny, left_padd
     np.testing.assert_allclose(score(params, some, part).log_probs, part.log_probs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_in_a_loop_share_prompts_too(left_padded):
     config = tiny_config(num_layers=3)
     params = noisy_params(make_model(config))
