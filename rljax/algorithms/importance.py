@@ -127,4 +127,5 @@ def importance_metrics(
         "importance/kl": masked_mean(kl_estimate(old, proximal, "k3"), mask),
         # the learner's ratio starts at 1 by construction: the samplers' gap is this one
         "health/sampler_logprob_gap": jnp.max(gap),
+        "health/sampler_logprob_mean_gap": masked_mean(gap, mask),
     }

@@ -49,6 +49,8 @@ def test_metrics_by_hand():
     kl = np.mean(ratio[0, :3] - 1 - np.log(ratio[0, :3]))
     assert got["importance/kl"] == pytest.approx(kl, rel=1e-5)
     assert got["health/sampler_logprob_gap"] == pytest.approx(np.log(3), rel=1e-5)
+    mean = np.mean(np.abs(np.log(ratio[0, :3])))
+    assert got["health/sampler_logprob_mean_gap"] == pytest.approx(mean, rel=1e-5)
     nothing = importance_metrics(old, proximal, old, 0 * weights, mask & False, cap=2.0)
     assert all(float(value) == 0 for value in nothing.values())
 
