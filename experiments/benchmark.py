@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import tyro
 
 from rljax.algorithms.actor_critic import init_state
+from rljax.algorithms.checks import require_positive
 from rljax.algorithms.ppo import PPOConfig, make_update
 from rljax.errors import UserError
 from rljax.models import Model, TransformerConfig, make_model
@@ -105,9 +106,7 @@ class Benchmark:
     def validate(self) -> None:
         """Raise ValueError for sizes that mean nothing."""
         counts = ("batch", "prompt", "new", "group", "repeats", "minibatches", "accumulation")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_positive(self, counts)
         if self.batch % (self.minibatches * self.accumulation):
             raise ValueError("batch must be a multiple of minibatches x accumulation")
         if self.slots is not None:

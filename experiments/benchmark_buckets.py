@@ -26,6 +26,7 @@ import tyro
 
 from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.buckets import FILL
+from rljax.algorithms.checks import require_positive
 from rljax.algorithms.ppo import PPOConfig, make_update
 from rljax.models import make_model
 from rljax.models.architectures import find_architecture
@@ -68,9 +69,7 @@ class Benchmark:
 
     def validate(self) -> None:
         """Raise ValueError for sizes that mean nothing."""
-        for name in ("batch", "prompt", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_positive(self, ("batch", "prompt", "repeats"))
         if self.new <= 4:
             raise ValueError(f"new is {self.new}; it must be above 4: the mean length is a quarter")
         for config in self.ways().values():

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from rljax.algorithms.checks import require_positive
 from rljax.algorithms.grpo import GRPOConfig, make_update
 from rljax.experiment import GRPOExperiment, ModelConfig
 from rljax.kl import KLConfig
@@ -69,9 +70,7 @@ class Benchmark:
 
     def validate(self) -> None:
         """Raise ValueError for sizes that mean nothing."""
-        for name in ("batch", "new", "steps", "seeds", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_positive(self, ("batch", "new", "steps", "seeds", "repeats"))
         if self.batch % 16:
             raise ValueError(f"batch is {self.batch}; it must be a multiple of 16")
 

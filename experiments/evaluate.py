@@ -22,6 +22,7 @@ import tyro
 
 from rljax.algorithms.actor_critic import make_act
 from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.checks import require_positive
 from rljax.errors import UserError
 from rljax.experiment import ON_POLICY, ModelConfig
 from rljax.models import Pretrained
@@ -72,9 +73,7 @@ class Evaluate(PolicyFlags):
     def validate(self) -> None:
         """Raise ValueError for values that mean nothing."""
         super().validate()
-        for name in ("num_prompts", "batch_size", "prompt_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_positive(self, ("num_prompts", "batch_size", "prompt_multiple"))
         if self.examples < 0:
             raise ValueError(f"examples is {self.examples}; it must be at least 0")
         if self.task.held_out_fraction == 0:

@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 from jinja2 import TemplateError
 
+from rljax.algorithms.checks import require_positive
 from rljax.errors import UserError
 from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import SamplingConfig
@@ -67,9 +68,7 @@ class Generate(PolicyFlags):
     def validate(self) -> None:
         """Raise ValueError for flags that cannot go together."""
         super().validate()
-        for name in ("num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_positive(self, ("num_samples", "batch_size"))
         self.sampling.require_queue(self.batch_size)
         if self.system is not None and not (self.chat or self.interactive):
             raise ValueError("--system needs --chat or --interactive")

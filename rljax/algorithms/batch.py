@@ -19,6 +19,7 @@ from rljax.algorithms.checks import require, require_positive
 from rljax.algorithms.learner import Learn, Metrics, Params, make_learner
 from rljax.kl import KLConfig
 from rljax.masking import LossAggregation, has_any_of, token_weights
+from rljax.models.transformer import Model
 from rljax.rewards.shaping import (
     RunningMoments,
     clip_scores,
@@ -29,6 +30,8 @@ from rljax.rewards.shaping import (
 )
 from rljax.rollout.buckets import Buckets
 from rljax.rollout.distribution import ActionMask, SamplingConfig
+from rljax.rollout.scoring import Score, make_score
+from rljax.traced import is_zero
 from rljax.types import Rollout, TrainState
 
 
@@ -228,6 +231,14 @@ def final_scores(
         found = has_any_of(tokens, mask & late, (config.truncate_token,))
         scores = penalise_not_found(scores, found, penalty=config.truncate_penalty)
     return jnp.where(good, scores, 0), moments
+
+
+def make_loss_score(
+    model: Model, config: OnPolicyConfig, sampling: SamplingConfig, eos_token_ids: Sequence[int]
+) -> Score:
+    """Build the scoring that a loss of this config reads: with entropy only where it has weight."""
+    entropy, rows = not is_zero(config.entropy_coef), config.score_rows
+    return make_score(model, sampling, eos_token_ids, with_entropy=entropy, rows=rows)
 
 
 def make_batch_learner(

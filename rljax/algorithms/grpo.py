@@ -24,6 +24,7 @@ from rljax.algorithms.batch import (
     final_scores,
     loss_weights,
     make_batch_learner,
+    make_loss_score,
     next_state,
 )
 from rljax.algorithms.importance import make_correct
@@ -50,7 +51,7 @@ from rljax.masking import masked_whiten, token_weights, weighted_loss
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import RunningMoments, place_at_last_token
 from rljax.rollout.distribution import SamplingConfig
-from rljax.rollout.scoring import Score, make_score
+from rljax.rollout.scoring import Score
 from rljax.traced import check, is_zero
 from rljax.types import Rollout, TrainState
 
@@ -332,8 +333,7 @@ def make_update(
     Raises ValueError for an impossible config.
     """
     check(config)
-    entropy, rows = not is_zero(config.entropy_coef), config.score_rows
-    score = make_score(model, sampling, eos_token_ids, with_entropy=entropy, rows=rows)
+    score = make_loss_score(model, config, sampling, eos_token_ids)
     correct = make_correct(config, score, compose, per_sequence=config.ratio == "sequence")
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(

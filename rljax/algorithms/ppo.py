@@ -31,6 +31,7 @@ from rljax.algorithms.batch import (
     final_scores,
     loss_weights,
     make_batch_learner,
+    make_loss_score,
     next_state,
 )
 from rljax.algorithms.importance import make_correct
@@ -48,7 +49,7 @@ from rljax.masking import masked_mean, masked_whiten, token_weights, weighted_lo
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import token_rewards
 from rljax.rollout.distribution import ActionMask, SamplingConfig
-from rljax.rollout.scoring import Score, make_score
+from rljax.rollout.scoring import Score
 from rljax.traced import check, is_zero
 from rljax.types import Completions, Rollout, TrainState
 
@@ -234,6 +235,13 @@ def loss_fn(
 # -------------------------------------------------------------------------------------- Update
 
 
+def policy_factor(config: PPOConfig, step: jax.Array) -> jax.Array | None:
+    """Return 0 while only the critic learns, then 1; None: it always is 1."""
+    if not config.critic_warmup_steps:
+        return None
+    return (step >= config.critic_warmup_steps).astype(jnp.float32)
+
+
 def make_update(
     model: Model,
     config: PPOConfig,
@@ -249,13 +257,7 @@ def make_update(
     Raises ValueError for an impossible config.
     """
     check(config)
-    score = make_score(
-        model,
-        sampling,
-        eos_token_ids,
-        with_entropy=not is_zero(config.entropy_coef),
-        rows=config.score_rows,
-    )
+    score = make_loss_score(model, config, sampling, eos_token_ids)
     correct = make_correct(config, score, compose)
     controller = make_kl_controller(config.kl)
     learn = make_batch_learner(
@@ -287,16 +289,13 @@ def make_update(
             kl_coef=state.kl_coef,
             estimator=config.kl.estimator,
         )
-        warm = None
-        if config.critic_warmup_steps:
-            warm = (state.step >= config.critic_warmup_steps).astype(jnp.float32)
         trained, metrics = learn(
             (state.params, state.opt_state),
             (state.ref_params, complete_mask(compose, state.mask_params, state.ref_params)),
             (proximal, rewards, weights),
             lambda rows: make_minibatch(config, *rows),
             key,
-            policy_factor=warm,
+            policy_factor=policy_factor(config, state.step),
         )
         advantages, returns = advantages_and_returns(config, completions, rewards)
         report = rollout_metrics(rollout, scores, good, final, rewards, advantages, eos_token_ids)

@@ -1,6 +1,5 @@
 """Runs after their first steps: nothing compiles any more, and updates take their state's place."""
 
-import json
 import warnings
 
 import jax
@@ -9,6 +8,7 @@ import pytest
 from rljax.training.mesh import Placement
 from rljax.training.writer import read_jsonl
 from tests.experiments.conftest import REWARD, ROOT
+from tests.records import write_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_programs")]
 STEPS = 5
@@ -41,18 +41,7 @@ def donations(monkeypatch):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steady")
     (folder / "reward.py").write_text(REWARD)
-    rows: dict[str, list[dict[str, str]]] = {
-        "prompts": [{"prompt": f"{i:02d} is a prompt"} for i in range(60)],
-        "texts": [
-            {"prompt": f"say {i}:", "completion": f" {i}", "label": "positive"} for i in range(60)
-        ],
-        "pairs": [
-            {"prompt": f"say {i}:", "chosen": f" {i}{i}!", "rejected": f" {i} ?"} for i in range(60)
-        ],
-    }
-    for name, content in rows.items():
-        text = "".join(json.dumps(row) + "\n" for row in content)
-        (folder / f"{name}.jsonl").write_text(text)
+    write_records(folder)
     return folder
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import rljax
 from rljax.training.writer import read_jsonl
+from tests.records import write_records
 
 pytestmark = pytest.mark.slow  # whole runs in processes of their own
 
@@ -105,18 +106,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mesh")
     (folder / "reward.py").write_text(REWARD)
     (folder / "tokens.py").write_text(TOKEN_REWARD)
-    rows: dict[str, list[dict[str, str]]] = {
-        "prompts": [{"prompt": f"{i:02d} is a prompt"} for i in range(60)],
-        "texts": [
-            {"prompt": f"say {i}:", "completion": f" {i}", "label": "positive"} for i in range(120)
-        ],
-        "pairs": [
-            {"prompt": f"say {i}:", "chosen": f" {i}{i}!", "rejected": f" {i} ?"} for i in range(60)
-        ],
-    }
-    for name, content in rows.items():
-        text = "".join(json.dumps(row) + "\n" for row in content)
-        (folder / f"{name}.jsonl").write_text(text)
+    write_records(folder)
     return folder
 
 

@@ -15,7 +15,6 @@ from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.experiment import GRPOExperiment, OnlineDPOExperiment, PPOExperiment
 from rljax.models import int8
-from rljax.models.config import gpt2_config
 from rljax.models.layer_cache import LayerCache, append, read_keys, read_values, rounded_cache
 from rljax.models.transformer import make_model
 from rljax.rollout.agreement import COARSE_KL, Disagreement, check_coarse, coarse_kl
@@ -24,21 +23,12 @@ from rljax.rollout.distribution import ActionMask, SamplingConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
 from rljax.types import Completions, Prompts
-from tests.conftest import noisy_params, quick_jit, tiny_config
+from tests.conftest import noisy_params, quick_jit
+from tests.rollout.test_continuous import CONFIGS
 
 EOS, PAD = (3, 30), 3
 KEY = jax.random.key(42)
 SAMPLING = SamplingConfig(max_new_tokens=10, temperature=1.0)
-CONFIGS = {
-    "llama": tiny_config(),
-    "gpt2": gpt2_config(
-        vocab_size=61, hidden_size=32, num_layers=2, num_heads=4, context_length=64
-    ),
-    "gemma": tiny_config(
-        sliding_window=4, layer_windows=(True, False), local_rope_theta=1000.0, qk_norm=True,
-        post_norms=True, attention_softcap=20.0, logits_softcap=30.0, embedding_scale=5.6,
-    ),
-}  # fmt: skip
 slow = pytest.mark.slow
 
 
