@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.rewards.loading import load_reward
+from rljax.rewards.loading import TASK, load_reward
 from rljax.rewards.pool import RewardPool
 from rljax.rewards.protocol import (
     Failure,
@@ -39,6 +39,7 @@ def reward_names(specs: Sequence[str]) -> list[str]:
     """Name rewards for logs: 'sentiment', 'mine.score' of 'path/mine.py:score'; each name once."""
     names: list[str] = []
     for spec in specs:
+        spec = TASK if spec.startswith(f"{TASK}:") else spec
         source, colon, function = spec.rpartition(":")
         stem = Path(source).stem if source.endswith(".py") else source
         name = f"{stem}.{function}" if colon else spec

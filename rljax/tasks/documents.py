@@ -132,8 +132,8 @@ def read_documents(config: DocumentConfig, tokenizer: Tokenizer | None = None) -
         chosen = sorted(chosen, key=lambda r: text_fraction("choose " + r.key))
         chosen = chosen[: config.max_documents]
         chosen.sort(key=lambda r: text_fraction(r.key))
-    held_out = [r for r in chosen if text_fraction(r.key) < config.held_out_fraction]
-    train = [r for r in chosen if text_fraction(r.key) >= config.held_out_fraction]
+    held_out = [r for r in chosen if _is_held_out(r, config.held_out_fraction)]
+    train = [r for r in chosen if not _is_held_out(r, config.held_out_fraction)]
     if not train or (config.held_out_fraction and not held_out):
         raise DataError(
             f"{config.source}: {len(train)} records to train on and {len(held_out)} held out "
@@ -145,6 +145,12 @@ def read_documents(config: DocumentConfig, tokenizer: Tokenizer | None = None) -
         f"{len(held_out)} of them held out"
     )
     return Records(train, held_out, summary)
+
+
+def _is_held_out(record: Record, fraction: float) -> bool:
+    if record.split is not None:
+        return record.split == "held_out"
+    return text_fraction(record.key) < fraction
 
 
 Piece = tuple[str, bool]

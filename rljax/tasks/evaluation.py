@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from rljax.rewards.protocol import Judgement
+from rljax.tasks.language import Report
 from rljax.tasks.prompts import PromptSet, make_batch
 from rljax.tasks.task import Task
 from rljax.types import Completions, Prompts
@@ -42,6 +43,8 @@ class Evaluation:
     """[N] float32: k1 estimate of KL(policy || reference), nats per completion."""
     lengths: np.ndarray
     """[N] int: tokens, EOS included."""
+    report: Report = Report({})
+    """What the language task measures, where there is one."""
 
     @property
     def reward_means(self) -> dict[str, float]:
@@ -96,4 +99,5 @@ def evaluate(
         },
         np.concatenate(kls),
         np.concatenate(lengths),
+        task.report(prompts, indices, texts),
     )

@@ -5,9 +5,9 @@ Shapes: B sequences, P prompt slots (left-padded).
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class CutText(NamedTuple):
     tokens: tuple[int, ...]
     columns: dict[str, Any]
     where: str
+    split: Literal["train", "held_out"] | None = None
 
     def sort_key(self) -> tuple[float, str, str, tuple[int, ...]]:
         """Order texts by their hash; what follows it makes the order independent of the file."""
@@ -245,21 +246,39 @@ def split_texts(
 
     A text is held out when its hash falls below the fraction, whatever else is in the file; equal
     texts fall on the same side, and exact duplicates (columns too) are dropped. Both sides get at
-    least one text. The order is that of the hashes: shuffled, and the same however the file was
-    sorted. Raises DataError when a single text is to be split.
+    least one text. Texts that say on which side they are (`split`) are on it. The order is that of
+    the hashes: shuffled, and the same however the file was sorted. Raises DataError when a single
+    text is to be split, and for a text that is said to be on both sides.
     """
     keyed = sorted((text.sort_key(), index) for index, text in enumerate(texts))
     unique = {key[:3]: texts[index] for key, index in reversed(keyed)}
     ordered = [unique[key] for key in sorted(unique)]
-    if held_out_fraction <= 0:
-        return ordered, []
-    different = list(dict.fromkeys(text.text for text in ordered))
+    said = declared_splits(texts)
+    held_out = {text for text, split in said.items() if split == "held_out"}
+    different = list(dict.fromkeys(text.text for text in ordered if text.text not in said))
+    if held_out_fraction > 0 and different:
+        held_out |= _choose_held_out(different, held_out_fraction, alone=not said)
+    train = [text for text in ordered if text.text not in held_out]
+    return train, [text for text in ordered if text.text in held_out]
+
+
+def declared_splits(texts: Iterable[Any]) -> dict[str, str]:
+    """Collect what rows or texts say about their side; raise DataError where two disagree."""
+    said: dict[str, str] = {}
+    for text in texts:
+        if text.split is not None and said.setdefault(text.text, text.split) != text.split:
+            raise DataError(f"{text.where}: this prompt is both to train on and held out")
+    return said
+
+
+def _choose_held_out(different: list[str], fraction: float, *, alone: bool) -> set[str]:
+    """Choose texts, in the order of their hashes, by these; alone: both sides need one of them."""
+    if not alone:
+        return {text for text in different if text_fraction(text) < fraction}
     if len(different) < 2:
         raise DataError(
             "one prompt alone cannot be split into training and held-out prompts; add prompts, or "
             "set --task.held-out-fraction 0"
         )
-    count = sum(text_fraction(text) < held_out_fraction for text in different)
-    held_out = set(different[: min(max(count, 1), len(different) - 1)])
-    train = [text for text in ordered if text.text not in held_out]
-    return train, [text for text in ordered if text.text in held_out]
+    count = sum(text_fraction(text) < fraction for text in different)
+    return set(different[: min(max(count, 1), len(different) - 1)])

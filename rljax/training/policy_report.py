@@ -56,7 +56,8 @@ def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None
             "eval/length": float(np.mean(result.lengths)),
             "eval/reward_failures": result.failures,
         }
-        | parts,
+        | parts
+        | {f"eval/{name}": value for name, value in result.report.metrics.items()},
     )
     rows = [
         {"prompt": prompt, "completion": text, "score": float(score), "kl": float(kl)}
@@ -67,8 +68,13 @@ def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None
     writer.completions(step, [{"held_out": True, **row} for row in rows], name="eval/completions")
 
 
-def report(before: np.ndarray, after: Evaluation, directory: Path) -> None:
-    """Print and save how the held-out score changed, with a paired bootstrap interval."""
+def report(
+    before: np.ndarray, measured_before: dict[str, float], after: Evaluation, directory: Path
+) -> None:
+    """Print and save how the held-out score changed, with a paired bootstrap interval.
+
+    before: the scores; measured_before: what the task's report said then.
+    """
     change = bootstrap_paired_difference(before, after.scores)
     start, end = bootstrap_mean(before), bootstrap_mean(after.scores)
     result = {
@@ -77,6 +83,10 @@ def report(before: np.ndarray, after: Evaluation, directory: Path) -> None:
         "score_after": end._asdict(),
         "change": change._asdict(),
         "kl": float(np.mean(after.kl)),
+        "report": {
+            name: {"before": measured_before.get(name), "after": value}
+            for name, value in after.report.metrics.items()
+        },
     }
     if is_first():
         (directory / "result.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -84,6 +94,12 @@ def report(before: np.ndarray, after: Evaluation, directory: Path) -> None:
     for name, row in (("before", start), ("after", end), ("change", change)):
         print(f"  {name:<7}{row.mean:+.3f}  [{row.low:+.3f}, {row.high:+.3f}]")
     print(f"  KL from the reference {np.mean(after.kl):.2f} nats per completion")
+    for name, value in after.report.metrics.items():
+        start_value = measured_before.get(name)
+        shown = "" if start_value is None else f"{start_value:.3f} -> "
+        print(f"  {name} {shown}{value:.3f}")
+    if after.report.text:
+        print(after.report.text)
     for prompt, text, score in list(
         zip(after.prompts, after.completions, after.scores, strict=True)
     )[:5]:
