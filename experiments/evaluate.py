@@ -37,7 +37,7 @@ from rljax.reporting.statistics import (
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import make_score
-from rljax.tasks import Task, TaskConfig, make_task, stop_token_ids
+from rljax.tasks import Task, TaskConfig, make_task, read_prompts, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, evaluate
 from rljax.training.compilation import announce, enable_compilation_cache
 from rljax.training.config_json import config_to_json
@@ -161,10 +161,11 @@ def judge_both(
     options: Evaluate, rules: OnPolicyConfig
 ) -> tuple[Policy, Task, Judged, Judged | None]:
     """Load and judge the policy, and the reference if there is one."""
+    prompts = read_prompts(options.task)
     policy = load_policy(options)
     pretrained = policy.pretrained
     room = pretrained.model.config.context_length - options.sampling.max_new_tokens
-    task = make_task(options.task, pretrained.tokenizer, max_prompt_tokens=room)
+    task = make_task(options.task, pretrained.tokenizer, max_prompt_tokens=room, found=prompts)
     if options.num_prompts > len(task.held_out):
         raise UserError(
             f"num_prompts is {options.num_prompts}, but only {len(task.held_out)} prompts are "

@@ -130,7 +130,7 @@ def read_examples(spec: str) -> tuple[Example, ...]:
     return examples
 
 
-_CLASS = re.compile(r"(?!hf:)(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
+_CLASS = re.compile(r"(?!(?:hf|arithmetic|sorting):)(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
 def is_language_task(source: str) -> bool:

@@ -34,7 +34,7 @@ from rljax.rollout.agreement import (
     coarse_kl,
 )
 from rljax.rollout.keys import Role, role_key
-from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
+from rljax.tasks import batch_indices, make_batch, make_task, read_prompts, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
 from rljax.training import processes
 from rljax.training.compilation import announce
@@ -72,6 +72,7 @@ class OnPolicy:
         self.make_update = make_update
         if config.fused_steps:
             require_token_rewards(config.task.rewards)
+        prompts = read_prompts(config.task)  # what is wrong there costs no loading
         with host_memory(mesh):
             self.pretrained = load_start(config)
         self.model = build_model(config.model, self.pretrained)
@@ -84,7 +85,7 @@ class OnPolicy:
             )
         self.tokenizer = self.pretrained.tokenizer
         room = self.model.config.context_length - config.sampling.max_new_tokens
-        self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
+        self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room, found=prompts)
         if processes.count() > 1:
             self.task = dataclasses.replace(self.task, reward=FirstJudges(self.task.reward))
         self.ends = (

@@ -124,6 +124,8 @@ def test_the_reward_task_needs_a_language_task(byte_tokenizer, tmp_path):
         ("package.module:Task?x=1", True),
         ("imdb", False),
         ("sorting:6", False),
+        ("sorting:x", False),
+        ("arithmetic:x", False),
         ("reasoning-gym:chain_sum?min_terms=2", False),
         ("hf:imdb?split=train", False),
         ("data.jsonl", False),

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from rljax.tasks.reading.errors import BadLines, DataError
 
@@ -49,7 +49,7 @@ def open_file(path: Path) -> Iterator[IO[bytes]]:
                 yield raw
                 return
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                yield unpacked
+                yield cast(IO[bytes], unpacked)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be unpacked as gzip: {error}") from None
     except OSError as error:
