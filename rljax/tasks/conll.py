@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rljax.tasks.reading.errors import BadLines, DataError
+from rljax.tasks.reading.fields import Labels
 from rljax.tasks.reading.lines import check_encoding, read_lines
 
 Scheme = Literal["iob1", "iob2", "bioes"]
@@ -81,12 +82,13 @@ def read_conll(
     path = Path(path).expanduser()
     check_encoding(encoding, flag or "encoding")
     bad = bad or BadLines()
+    labels = None if types is None else Labels(types, "entity type")
     raw = list(_sentences(path, encoding, (token_column, tag_column), bad, flag))
     if scheme is None:
         scheme = find_scheme([sentence.tags for sentence in raw])
     found = []
     for sentence in raw:
-        problems = list(_tag_problems(sentence, scheme, types))
+        problems = list(_tag_problems(sentence, scheme, labels))
         if problems:
             shown = "; ".join(f"line {line}: {problem}" for line, problem in problems[:SHOWN])
             more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
@@ -198,7 +200,7 @@ def find_scheme(sentences: Sequence[Sequence[str]]) -> Scheme:
 
 
 def _tag_problems(
-    sentence: _Raw, scheme: Scheme, types: Sequence[str] | None
+    sentence: _Raw, scheme: Scheme, types: Labels | None
 ) -> Iterator[tuple[int, str]]:
     """Yield (line, what is wrong) of a sentence's tags."""
     before, letter, kind = "the start", "", ""
@@ -207,8 +209,8 @@ def _tag_problems(
         if parts is None:
             yield line, f"expected O or a tag such as B-PER, got {tag!r}"
             parts = (OUTSIDE, "")
-        elif types is not None and parts[1] and parts[1] not in types:
-            yield line, f"unknown type {parts[1]!r} in {tag!r}; the types are {sorted(types)}"
+        elif types is not None and parts[1] and types.problem(parts[1]):
+            yield line, f"{tag!r}: {types.problem(parts[1])}"
         elif not _may_follow(letter, kind, *parts, scheme):
             yield line, f"{tag} may not follow {before}"
         before, (letter, kind) = tag, parts

@@ -107,7 +107,9 @@ def test_what_is_malformed(tmp_path, text, problem):
 
 def test_types_that_are_not_known(tmp_path):
     path = write(tmp_path, lines("B-PER O B-LUC"))
-    with pytest.raises(DataError, match=r":3: .*unknown type 'LUC' in 'B-LUC'; .*\['LOC', 'PER'\]"):
+    with pytest.raises(
+        DataError, match=r":3: .*'B-LUC': unknown entity type 'LUC' .*\['PER', 'LOC'\]"
+    ):
         read_conll(path, types=("PER", "LOC"))
     assert read_conll(path, types=("PER", "LUC"))
 

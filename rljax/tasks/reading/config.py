@@ -40,8 +40,8 @@ class ReadingConfig:
             )
 
     def flag(self, field: str) -> str:
-        """Spell the flag of a field, such as --data.skip-bad-lines."""
-        return self.FLAGS + field.replace("_", "-")
+        """Spell the flag of a field, such as --data.skip-bad-lines; "" where there are none."""
+        return self.FLAGS and self.FLAGS + field.replace("_", "-")
 
     def refuse(self, source: str, why: str, *fields: str) -> None:
         """Raise DataError for a field that was set, but says nothing about a source.
@@ -56,4 +56,11 @@ class ReadingConfig:
                 )
 
 
-DEFAULT = ReadingConfig()
+class _NoFlags(ReadingConfig):
+    """The defaults, where no flag changes them."""
+
+    FLAGS: ClassVar[str] = ""
+
+
+DEFAULT = _NoFlags()
+"""UTF-8, the format that the ending says, and no bad line."""

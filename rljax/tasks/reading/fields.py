@@ -73,14 +73,19 @@ class Labels:
         if not self.allowed:
             raise ValueError(f"at least one {what} must be allowed")
 
+    def problem(self, value: Any) -> str:
+        """Say what is wrong with a label, and which ones are allowed; "" for one that is."""
+        if isinstance(value, str) and value in self.allowed:
+            return ""
+        hint = nearest(value, self.allowed) if isinstance(value, str) else ""
+        return f"unknown {self.what} {value!r}{hint}; allowed are {list(self.allowed)}"
+
     def check(self, where: str, value: Any) -> str:
         """Return a label that is allowed.
 
         Raises DataError naming the place, the label, and those that are allowed.
         """
-        if isinstance(value, str) and value in self.allowed:
-            return value
-        hint = nearest(value, self.allowed) if isinstance(value, str) else ""
-        raise DataError(
-            f"{where}: unknown {self.what} {value!r}{hint}; allowed are {list(self.allowed)}"
-        )
+        problem = self.problem(value)
+        if problem:
+            raise DataError(f"{where}: {problem}")
+        return value

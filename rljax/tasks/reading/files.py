@@ -106,11 +106,9 @@ def _format(path: Path, reading: ReadingConfig) -> Format:
     ending = Path(name.removesuffix(GZIP)).suffix
     kind = reading.format or ENDINGS.get(ending)
     if kind is None:
+        flag = reading.flag("format") and f", or {reading.flag('format')}"
         hint = "; write one object a line, as .jsonl" if ending == ".json" else ""
-        raise DataError(
-            f"{path}: cannot read {ending!r} files; expected {FORMATS}, or "
-            f"{reading.flag('format')}{hint}"
-        )
+        raise DataError(f"{path}: cannot read {ending!r} files; expected {FORMATS}{flag}{hint}")
     if kind == "parquet":
         reading.refuse(str(path), "a parquet file", "encoding")
         if name.endswith(GZIP):

@@ -1,7 +1,11 @@
 """What is wrong with a file is said with its line and a remedy, or counted; nothing is half-run."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
+import rljax
 from rljax.experiment import PPOExperiment
 from rljax.tasks import TaskConfig, read_prompts
 from rljax.tasks.documents import DocumentConfig, read_documents, read_found
@@ -146,6 +150,13 @@ def test_the_format_flag_goes_before_the_ending(tmp_path):
     assert read_prompts(TaskConfig(prompts=path, format="tsv")).rows[0].columns == {"x": "1"}
 
 
+def test_where_there_are_no_flags_none_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"0xe9, the 1\. of the line; save it as UTF-8: it may be"):
+        read_rows(write(tmp_path, "a.txt", b"\xe9\n"))
+    with pytest.raises(DataError, match=r"expected a .jsonl, [^-]* file$"):
+        read_rows(write(tmp_path, "a.xml", b"<a/>"))
+
+
 def test_labels():
     labels = Labels(["positive", "negative"], "polarity")
     assert labels.check("f:1", "positive") == "positive"
@@ -180,3 +191,32 @@ def test_prompts_are_checked_before_a_model_is_loaded(tmp_path, monkeypatch):
     path = write(tmp_path, "a.jsonl", "{\n")
     with pytest.raises(DataError, match="a.jsonl:1: expected one JSON object"):
         setup.OnPolicy(PPOExperiment(task=TaskConfig(prompts=path)), None, "shared")
+
+
+SCRIPTS = {
+    "sft": "sft_sentiment",
+    "distill": "distill_arithmetic",
+    "dpo": "dpo_sentiment",
+    "reward_model": "reward_model_sentiment",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_read_data_before_a_model(tmp_path, monkeypatch, capsys, name):
+    path = Path(rljax.__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"reading_{name}", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def load(*args):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(script, "load_start", load)
+    monkeypatch.chdir(path.parents[1])
+    monkeypatch.setenv("RLJAX_CACHE_DIR", str(tmp_path / "cache"))
+    config = f"configs/{SCRIPTS[name]}.py:smoke"
+    data = write(tmp_path, "a.jsonl", "{\n")
+    with pytest.raises(SystemExit):
+        script.main(["--config", config, "--data.source", data, "--workdir", str(tmp_path / "run")])
+    captured = capsys.readouterr()
+    assert f"{data}:1: expected one JSON object a line" in captured.out + captured.err
