@@ -176,7 +176,7 @@ def print_words(results: Mapping[str, Mapping[str, Any]], names: Sequence[str]) 
 
 def print_examples(rows: Sequence[Mapping[str, Any]], names: Sequence[str], count: int) -> None:
     """Print the first prompts with what each policy wrote after them."""
-    width = max([10, *map(len, names)])
+    width = max(10, *(len(name) + 2 for name in names))
     for row in rows[:count]:
         print(f"\n{row['prompt']!r}")
         for name in names:
