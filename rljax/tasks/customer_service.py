@@ -200,10 +200,7 @@ class CustomerService(LanguageTask):
             about = ", ".join(v for _, v in sorted(action.slots.items()))
             words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", action.reply).lower()
             return f"{words.capitalize()}{f': {about}' if about else ''}."
-        from jinja2.sandbox import SandboxedEnvironment
-
-        filled = SandboxedEnvironment().from_string(text).render(slots=dict(action.slots))
-        return " ".join(filled.split())
+        return " ".join(_template(text).render(slots=dict(action.slots)).split())
 
     def reward(
         self, prompts: Sequence[str], completions: Sequence[str], action: Sequence[str]
@@ -236,6 +233,13 @@ class CustomerService(LanguageTask):
         from rljax.tasks.customer_policies import make_baselines
 
         return make_baselines(train, self.escalation)
+
+
+@functools.lru_cache(maxsize=256)
+def _template(text: str) -> Any:
+    from jinja2.sandbox import SandboxedEnvironment
+
+    return SandboxedEnvironment().from_string(text)
 
 
 def _numbered(name: str, number: int) -> str:
