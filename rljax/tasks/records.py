@@ -94,7 +94,7 @@ def read_source(source: str) -> list[Record]:
         return [Record("text", {"text": row.text, **row.columns}, row.where) for row in rows]
     if is_language_task(source):
         return [
-            Record("prompt", {"prompt": e.prompt, "completion": e.answer}, e.where, split=e.split)
+            Record("prompt", {"prompt": e.prompt, "completion": e.shown}, e.where, split=e.split)
             for e in read_examples(source)
         ]
     made = make_problems(source)
