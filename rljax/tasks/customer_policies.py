@@ -7,6 +7,7 @@ has not seen.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter, defaultdict
@@ -226,12 +227,11 @@ class _Later:
     """A policy that is made when it first acts: the others cost nothing."""
 
     def __init__(self, make: Callable[[], TextPolicy]) -> None:
-        self.make, self.policy = make, None
+        self.make = functools.cache(make)
 
     def act(self, observations: Sequence[str]) -> list[str]:
         """Act as the policy does."""
-        self.policy: TextPolicy | None = self.policy or self.make()
-        return self.policy.act(observations)
+        return self.make().act(observations)
 
 
 def make_baselines(train: Sequence[Example], escalation: float) -> Mapping[str, TextPolicy]:

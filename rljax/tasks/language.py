@@ -82,9 +82,10 @@ class LanguageTask(abc.ABC):
 
     @abc.abstractmethod
     def reward(
-        self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]
+        self, prompts: Sequence[str], completions: Sequence[str], *named: Any, **columns: Any
     ) -> Sequence[float]:
-        """Judge completions: a number each. Takes the columns that it names."""
+        """Judge completions: a number each. A task names the columns that it reads, as in
+        `reward(self, prompts, completions, answer)`."""
 
     def report(self, completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Report:
         """Measure what was written for examples with these columns (`answer` among them)."""
