@@ -46,6 +46,7 @@ from rljax.models.architectures import SHAPE_PREFIX, find_architecture
 from rljax.models.flops import decode_bytes, forward_flops
 from rljax.models.fused_attention import AttentionKind
 from rljax.models.remat import Remat
+from rljax.parallel import over_rows
 from rljax.reporting.benchmarks import print_table
 from rljax.reporting.files import write_json
 from rljax.rollout.continuous import make_continuous_sampler
@@ -54,6 +55,7 @@ from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
 from rljax.training.compilation import CompileCounter, enable_compilation_cache
 from rljax.training.flags import plain_errors, validate
+from rljax.training.mesh import MeshConfig, Placement, make_layout, open_mesh
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.training.policies import load_model
 from rljax.training.throughput import copy_rate, interleaved, matmul_rate, peak_memory
@@ -92,6 +94,9 @@ class Benchmark:
     """Optimizer updates in the one epoch of an update."""
     accumulation: int = 1
     """Parts that a minibatch is computed in."""
+    devices: int = 1
+    """Devices that `decode` shares its rows out over, as --mesh.data does; a CPU counts as one for
+    each of its cores. The other parts run on the first one."""
     slots: int | None = None
     """Compare sampling through so many slots with the plain batch, on completions that end."""
     parts: tuple[Part, ...] = ("prefill", "decode", "score", "update")
@@ -106,7 +111,8 @@ class Benchmark:
     def validate(self) -> None:
         """Raise ValueError for sizes that mean nothing."""
         counts = ("batch", "prompt", "new", "group", "repeats", "minibatches", "accumulation")
-        require_positive(self, counts)
+        require_positive(self, (*counts, "devices"))
+        MeshConfig(data=self.devices).check_rows(self.batch, "batch")
         if self.batch % (self.minibatches * self.accumulation):
             raise ValueError("batch must be a multiple of minibatches x accumulation")
         if self.slots is not None:
@@ -116,8 +122,10 @@ class Benchmark:
                 raise ValueError(f"slots need completions that end: new is {self.new}, not above 4")
         if self.batch % self.group:
             raise ValueError("batch must be a multiple of group")
+        if self.preset != "gpu" or self.model != PRESETS["gpu"]["model"]:
+            return
         platform = jax.default_backend()
-        if self.preset == "gpu" and platform != "gpu" and self.model == PRESETS["gpu"]["model"]:
+        if platform != "gpu":
             raise ValueError(
                 f"preset gpu measures {self.model} on a GPU, and JAX found none here (it would run "
                 f"on: {platform}). Install JAX for the GPU (pip install 'jax[cuda12]'), or try the "
@@ -213,6 +221,7 @@ class Parts:
 
     def __init__(self, flags: Benchmark) -> None:
         self.flags = flags
+        self.mesh = open_mesh(MeshConfig(data=flags.devices))
         self.model, self.params = load(flags)
         config = self.model.config
         if flags.prompt + flags.new > config.context_length:
@@ -248,10 +257,12 @@ class Parts:
         return cost | timed(lambda: program(self.params, self.prompts), self.flags.repeats)
 
     def decode(self) -> dict[str, Any]:
-        """Sample completions with the shipped sampler."""
-        sample = jax.jit(make_sampler(self.model, self.sampling, (), 0, group=self.flags.group))
-        arguments = (self.params, None, self.prompts, self.key)
-        program, cost = build(sample, arguments)
+        """Sample completions with the shipped sampler, on as many devices as are asked for."""
+        sample = make_sampler(self.model, self.sampling, (), 0, group=self.flags.group)
+        place = Placement(make_layout(self.mesh, self.model.config))
+        local = lambda params, prompts, key: sample(params, None, prompts, key)  # noqa: E731
+        arguments = (place.put(self.params), place.rows(self.prompts), self.key)
+        program, cost = build(place.jit(lambda *args: over_rows(local)(*args)), arguments)
         return cost | timed(lambda: program(*arguments), self.flags.repeats)
 
     def queue(self) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _named_source(source: str) -> list[Record] | None:
         return [Record("text", {"text": row.text, **row.columns}, row.where) for row in rows]
     if is_language_task(source):
         return [
-            Record("prompt", {"prompt": e.prompt, "completion": e.answer}, e.where, split=e.split)
+            Record("prompt", {"prompt": e.prompt, "completion": e.shown}, e.where, split=e.split)
             for e in read_examples(source)
         ]
     made = make_problems(source)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -18,7 +21,13 @@ from rljax.models.transformer import make_model
 from rljax.parallel import AXES, Layout, over_rows, summed_over_rows
 from rljax.training import supervised
 from rljax.training.errors import ConfigError
-from rljax.training.mesh import MeshConfig, Placement, make_layout, open_mesh
+from rljax.training.mesh import (
+    FORCED_DEVICES,
+    MeshConfig,
+    Placement,
+    make_layout,
+    open_mesh,
+)
 from tests.conftest import tiny_config
 
 
@@ -136,3 +145,26 @@ def test_greedy_baselines_need_even_prompts():
     )
     with pytest.raises(ValueError, match="the prompts of a batch"):
         dataclasses.replace(config, grpo=greedy, mesh=MeshConfig(data=4)).validate()
+
+
+def test_a_cpu_counts_as_several_devices():
+    """Up to one a core, unless the environment has said how many; asked for in a new process."""
+    program = (
+        "import os, jax; os.cpu_count = lambda: 3\n"
+        "from rljax.training.mesh import MeshConfig, split_cpu\n"
+        "split_cpu({count}); print(jax.device_count())"
+    )
+
+    def count(asked: int, **environment: str) -> int:
+        result = subprocess.run(
+            [sys.executable, "-c", program.format(count=asked)],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return int(result.stdout)
+
+    assert count(3, XLA_FLAGS="") == 3
+    assert count(4, XLA_FLAGS="") == 1
+    assert count(3, XLA_FLAGS=f"{FORCED_DEVICES}=2") == 2
