@@ -163,3 +163,5 @@ def test_the_optimum_by_hand():
         best = jax.nn.softmax(ref + WORLD.rewards / beta)
         gain = WORLD.rewards - beta * (jnp.log(best) - ref)
         np.testing.assert_allclose(gain, WORLD.optimum(beta), rtol=1e-4)
+        log_z = jax.nn.logsumexp(ref + WORLD.rewards / beta)
+        np.testing.assert_allclose(WORLD.optimum(beta), beta * log_z, rtol=1e-4)
