@@ -106,7 +106,11 @@ def append_rows(cache: Cache, new: Cache, first: jax.Array, counts: jax.Array) -
     slots, width = (layer_slots(part) for part in (cache, new))
     steps = jnp.arange(width)
     places = jnp.where(steps < counts[:, None], first[:, None] + steps, slots)
-    return jax.tree.map(lambda *layers: write_rows(*layers, places), cache, new, is_leaf=is_layer)
+
+    def put(layer: LayerCache, added: LayerCache) -> LayerCache:
+        return write_rows(layer, added, places)
+
+    return jax.tree.map(put, cache, new, is_leaf=is_layer)
 
 
 def layer_slots(cache: Cache) -> int:

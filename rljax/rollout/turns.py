@@ -78,8 +78,8 @@ class Talking(NamedTuple):
     write: Callable[..., tuple[Talk, Turn]]
     """(prepared, state, live [B] bool) -> the state with a turn more where live, the turn."""
     read: Callable[..., Talk]
-    """(prepared, state, tokens [B, O], counts [B]) -> the state after an answer was read; where a
-    count is 0 the conversation is over, and nothing is read."""
+    """(prepared, state, tokens [B, O], counts [B], live [B]) -> the state after an answer of that
+    many tokens was read; where it is not live the conversation is over, and nothing is read."""
 
 
 def make_talking(
@@ -169,9 +169,12 @@ def make_talking(
         return _add_turn(state._replace(cache=cache), end, counts), Turn(end.tokens.T, counts)
 
     def read(
-        prepared: tuple[Params, Params | None], state: Talk, tokens: jax.Array, counts: jax.Array
+        prepared: tuple[Params, Params | None],
+        state: Talk,
+        tokens: jax.Array,
+        counts: jax.Array,
+        live: jax.Array,
     ) -> Talk:
-        answered = counts > 0
         slots = jnp.arange(state.prompt_mask.shape[1] + length)
         before = jnp.maximum(state.used - 1, 0)  # slots whose keys and values are there
         last = jnp.take_along_axis(state.made.tokens, before[:, None], axis=1)
@@ -182,15 +185,15 @@ def make_talking(
         hidden, cache = model.extend(
             prepared[0],
             jnp.concatenate([last, tokens], axis=1),
-            jnp.where(answered, counts + 1, 0),
+            jnp.where(live, counts + 1, 0),
             position[:, None] + jnp.arange(tokens.shape[1] + 1),
             first,
             prompt | behind,
             state.cache,
         )
         at = jnp.take_along_axis(hidden, counts[:, None, None], axis=1)[:, 0].T
-        state = state._replace(cache=cache, hidden=jnp.where(answered, at, state.hidden))
-        return _add_answer(state, tokens, counts)
+        state = state._replace(cache=cache, hidden=jnp.where(live, at, state.hidden))
+        return _add_answer(state, tokens, jnp.where(live, counts, 0))
 
     return Talking(prepare, start, write, read)
 
