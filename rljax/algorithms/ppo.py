@@ -292,6 +292,7 @@ def make_update(
             completions.mask,
             kl_coef=state.kl_coef,
             estimator=config.kl.estimator,
+            turn_rewards=rollout.turn_rewards,
         )
         masking = complete_mask(compose, state.mask_params, state.ref_params)
         factor = policy_factor(config, state.step)

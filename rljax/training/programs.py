@@ -144,7 +144,7 @@ class Acting(NamedTuple):
                 found = score(base, prompts, made, mask_params, group=group)
                 return found.log_probs, found.mask_hidden
 
-            return map_by_length(scored, *text, text[1].mask, self.algorithm.buckets, group)
+            return map_by_length(scored, *text, text[1].real, self.algorithm.buckets, group)
 
         def log_probs(policies: Policies, rollout: Rollout) -> jax.Array:
             buckets = self.algorithm.buckets

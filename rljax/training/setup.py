@@ -36,8 +36,10 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks import batch_indices, make_batch, make_task, read_prompts, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
+from rljax.tasks.sources import Rows
 from rljax.training import processes
 from rljax.training.compilation import announce
+from rljax.training.episodes import Stage, evaluate_episodes, make_talking_programs
 from rljax.training.fused import Fused
 from rljax.training.judging import FirstJudges
 from rljax.training.mesh import Placement, host_memory, make_layout
@@ -72,7 +74,8 @@ class OnPolicy:
         self.make_update = make_update
         if config.fused_steps:
             require_token_rewards(config.task.rewards)
-        prompts = read_prompts(config.task)  # what is wrong there costs no loading
+        plays = config.environment.name is not None
+        found = None if plays else read_prompts(config.task)  # what is wrong costs no loading
         with host_memory(mesh):
             self.pretrained = load_start(config)
         self.model = build_model(config.model, self.pretrained)
@@ -90,8 +93,22 @@ class OnPolicy:
                 f"have at most {np.log(vocabulary):.3f}: lower it"
             )
         self.tokenizer = self.pretrained.tokenizer
+        self.stage: Stage | None = None
+        if found is not None:
+            self._open_task(found)
+        else:
+            self.stage = Stage(config, self.pretrained)
+            self.ends = self.stage.ends
+        self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
+        self.trainable = make_trainable(config.lora, config.train_layers)
+        self._build()
+        self.fused = Fused(self) if config.fused_steps else None
+
+    def _open_task(self, found: Rows) -> None:
+        """Encode the prompts that were read, and load the rewards."""
+        config = self.config
         room = self.model.config.context_length - config.sampling.max_new_tokens
-        self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room, found=prompts)
+        self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room, found=found)
         if processes.count() > 1:
             self.task = dataclasses.replace(self.task, reward=FirstJudges(self.task.reward))
         self.ends = (
@@ -104,10 +121,6 @@ class OnPolicy:
                 f"eval_prompts is {config.eval_prompts}, but only {len(self.task.held_out)} "
                 "prompts are held out: lower it, or raise --task.held-out-fraction"
             )
-        self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
-        self.trainable = make_trainable(config.lora, config.train_layers)
-        self._build()
-        self.fused = Fused(self) if config.fused_steps else None
 
     def _build(self) -> None:
         """Build what depends on the config's numbers."""
@@ -123,6 +136,8 @@ class OnPolicy:
         self.programs = make_programs(
             acting, self._make_update(), self.placement, self.state_shapes
         )
+        if self.stage is not None:
+            self.talking = make_talking_programs(acting, config.environment.max_turn_tokens)
 
     def _make_update(self) -> Callable[..., Any]:
         """Build the algorithm's update; where the sampling moves, with that of the state's step."""
@@ -253,6 +268,8 @@ class OnPolicy:
 
     def evaluate(self, state: TrainState) -> Evaluation:
         """Judge the policy on the held-out prompts, with the same noise every time."""
+        if self.stage is not None:
+            return evaluate_episodes(self, self.stage, state)
         key = role_key(self.config.seed, Role.EVALUATION)
         with announce("the sampler"):
             return evaluate(
