@@ -22,6 +22,7 @@ from rljax.specs import SpecError, construct, load_class, split_spec
 from rljax.tasks.sources import DataError, Row
 
 LANGUAGE_TASKS: dict[str, str] = {
+    "summarisation": "rljax.tasks.summarisation:Summarisation",
     "translation": "rljax.tasks.translation:Translation",
 }
 """Where each task of this package is: `module:Class` by its short name."""
