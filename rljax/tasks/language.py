@@ -24,6 +24,8 @@ from rljax.tasks.sources import DataError, Row
 LANGUAGE_TASKS: dict[str, str] = {
     "customer_service": "rljax.tasks.customer_service:CustomerService",
     "classification": "rljax.tasks.classification:Classification",
+    "summarisation": "rljax.tasks.summarisation:Summarisation",
+    "translation": "rljax.tasks.translation:Translation",
 }
 """Where each task of this package is: `module:Class` by its short name."""
 
