@@ -9,8 +9,8 @@ token form, so that steps are fused. Evaluations are at temperature 1, without e
     target_entropy    a bonus whose weight keeps the mean entropy of a token near 0.2 nats
     epsilon           tokens drawn uniformly with probability 0.1, falling in a line to 0
 
-Exact answers of 200 held-out words after 150 steps, three seeds from one start (before: 0.485, 0.505
-and 0.480), 95% intervals; KL in nats per completion:
+Exact answers of 200 held-out words after 150 steps, three seeds from one start (before: 0.485,
+0.505 and 0.480), 95% intervals; KL in nats per completion:
 
                       seed 0                        seed 1                        seed 2
     (none)            0.895 [0.850, 0.935] KL 0.81  0.860 [0.810, 0.905] KL 0.88  0.870 KL 0.91

@@ -60,12 +60,13 @@ def load_environment(spec: str) -> MakeEnvironment:
 
 def _find(spec: str, target: str, settings: dict[str, str]) -> MakeEnvironment:
     """Find what an adaptor, a module or a file makes with these settings."""
+    prefix, _, rest = target.partition(":")
+    if prefix in ADAPTORS and rest:
+        place, function = ADAPTORS[prefix].split(":")
+        return getattr(importlib.import_module(place), function)(rest, settings)
     source, _, name = target.rpartition(":")
     if not source or not name:
         raise EnvironmentFailure(f"unknown environment {spec!r}: {FORMS}")
-    if source in ADAPTORS:
-        place, function = ADAPTORS[source].split(":")
-        return getattr(importlib.import_module(place), function)(name, settings)
     module = load_module(source, what=f"environment {spec!r}")
     found = getattr(module, name, None)
     if found is None:

@@ -12,7 +12,6 @@ import numpy as np
 
 from rljax.algorithms.actor_critic import critic_values
 from rljax.environments import HELD_OUT_SEEDS, load_environment
-from rljax.experiment import OnPolicyExperiment
 from rljax.models import Pretrained
 from rljax.rollout.buckets import map_by_length
 from rljax.rollout.episodes import Played, Pool, Table, require_alike, require_scores
@@ -26,6 +25,7 @@ from rljax.training.programs import Acting, policies_of
 from rljax.types import Completions, Prompts, Rollout, TrainState
 
 if TYPE_CHECKING:
+    from rljax.experiment import OnPolicyExperiment
     from rljax.training.setup import OnPolicy
 
 LARGEST_SEED = 2**31 - 1
