@@ -16,6 +16,7 @@ from rljax.algorithms.online_dpo import OnlineDPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.algorithms.reward_model import RewardModelConfig
 from rljax.algorithms.sft import SFTConfig
+from rljax.environments.config import EnvironmentConfig
 from rljax.models.flags import ModelConfig
 from rljax.models.lora import LoRAConfig
 from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
@@ -25,6 +26,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
 from rljax.tasks.preferences import PreferenceConfig
+from rljax.training.acting import check_environment
 from rljax.training.mesh import MeshConfig
 from rljax.training.optimizer import OptimizerConfig, make_schedule
 from rljax.training.overlap import check_loop
@@ -41,6 +43,7 @@ class OnPolicyExperiment(abc.ABC):
 
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
+    environment: EnvironmentConfig = EnvironmentConfig()
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
@@ -90,6 +93,11 @@ class OnPolicyExperiment(abc.ABC):
         return not (self.lora.rank or self.train_layers)
 
     @property
+    def rewards_turns(self) -> bool:
+        """Whether an environment's rewards are learnt turn by turn, not as their sum."""
+        return False
+
+    @property
     @abc.abstractmethod
     def algorithm(self) -> OnPolicyConfig:
         """The part of the experiment that is the algorithm's."""
@@ -103,6 +111,7 @@ class OnPolicyExperiment(abc.ABC):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         check_loop(self)
+        check_environment(self)
         make_schedule(self.optimizer, num_steps=self.steps)
         check_bounds(self, self.model.dtype)
         if self.sampling.temperature == 0:
@@ -149,6 +158,11 @@ class PPOExperiment(OnPolicyExperiment):
         """The part of the experiment that is the algorithm's."""
         return self.ppo
 
+    @property
+    def rewards_turns(self) -> bool:
+        """Whether an environment's rewards are learnt turn by turn, not as their sum."""
+        return True
+
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         super().validate()
@@ -190,6 +204,15 @@ class OnlineDPOExperiment(OnPolicyExperiment):
     def algorithm(self) -> OnlineDPOConfig:
         """The part of the experiment that is the algorithm's."""
         return self.online_dpo
+
+    def validate(self) -> None:
+        """Raise ValueError for combinations that cannot work."""
+        super().validate()
+        if self.environment.name is not None:
+            raise ValueError(
+                "environment.name: DPO compares two completions of one prompt, and conversations "
+                "differ in what the environment said; use experiments/ppo.py or grpo.py"
+            )
 
 
 ON_POLICY: dict[str, type[OnPolicyConfig]] = {

@@ -29,13 +29,21 @@ class Completions(NamedTuple):
     tokens: jax.Array
     """[B, C] int32; the padding id after the end."""
     mask: jax.Array
-    """[B, C] bool, true on real tokens, the first EOS included."""
+    """[B, C] bool, true on the policy's own tokens, the first EOS included: what is learnt."""
     log_probs: jax.Array
-    """[B, C] float32 under the sampling distribution; 0 after the end."""
+    """[B, C] float32 under the sampling distribution; 0 where the mask is false."""
     values: jax.Array
-    """[B, C] float32: the critic's estimate before each token; 0 after the end."""
+    """[B, C] float32: the critic's estimate before each token; 0 where the mask is false."""
     allowed: jax.Array | None = None
     """[B, C] float32: how many tokens a masking policy allowed (NLPO); None without one."""
+    seen: jax.Array | None = None
+    """[B, C] bool, true on all tokens of a conversation, those that the environment wrote between
+    the policy's included; they come first in a row. None: there are no others than the mask's."""
+
+    @property
+    def real(self) -> jax.Array:
+        """[B, C] bool: the tokens that are read, which attention, positions and lengths count."""
+        return self.mask if self.seen is None else self.seen
 
 
 class Rollout(NamedTuple):
@@ -50,6 +58,9 @@ class Rollout(NamedTuple):
     proximal_log_probs: jax.Array | None = None
     """[B, C] float32 under the policy that a step starts from, where another one sampled; None: an
     update that reads them computes them."""
+    turn_rewards: jax.Array | None = None
+    """[B, C] float32: what the environment gave for each turn, on the turn's last own token; None:
+    there is one score for a completion."""
 
 
 class Ahead(NamedTuple):

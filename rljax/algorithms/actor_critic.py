@@ -198,7 +198,7 @@ def make_act(
                 hidden = completion_hidden(model, critic["trunk"], prompts, made, group)
                 return apply_scalar_head(critic["value_head"], hidden)
 
-            values = map_by_length(value, prompts, made, made.mask, buckets, group)
+            values = map_by_length(value, prompts, made, made.real, buckets, group)
             made = made._replace(values=jnp.where(made.mask, values, 0))
         return made
 

@@ -89,7 +89,7 @@ def shorten_rollouts(count: int) -> Shorten:
         made = jax.tree.map(lambda x: x[:, :width], written)
         return made._replace(rollout=made.rollout._replace(prompts=prompts))
 
-    return Shorten(lambda minibatch: minibatch.rollout.completions.mask, cut, count)
+    return Shorten(lambda minibatch: minibatch.rollout.completions.real, cut, count)
 
 
 def shorten_preferences(count: int) -> Shorten:

@@ -63,7 +63,7 @@ def make_policy_log_probs(
 
         made = rollout.completions
         written = (made, rollout.mask_hidden)
-        return map_by_length(scored, rollout.prompts, written, made.mask, buckets, group)
+        return map_by_length(scored, rollout.prompts, written, made.real, buckets, group)
 
     return log_probs
 

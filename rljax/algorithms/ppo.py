@@ -288,6 +288,7 @@ def make_update(
             completions.mask,
             kl_coef=state.kl_coef,
             estimator=config.kl.estimator,
+            turn_rewards=rollout.turn_rewards,
         )
         trained, metrics = learn(
             (state.params, state.opt_state),

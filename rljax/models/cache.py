@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rljax.models.layer_cache import LayerCache, rounded_cache
+from rljax.models.layer_cache import LayerCache, rounded_cache, write_rows
 
 Cache = Any
 """A pytree that only the model looks into: one LayerCache per layer, or stacks of them."""
@@ -99,3 +99,22 @@ def replace_prompts(cache: Cache, prompts: Cache, rows: jax.Array) -> Cache:
         return x.at[(*lead, rows, *places)].set(new, mode="drop")
 
     return jax.tree.map(put, cache, prompts)
+
+
+def append_rows(cache: Cache, new: Cache, first: jax.Array, counts: jax.Array) -> Cache:
+    """Copy the first counts[b] slots of the cache `new` behind slot first[b] of a sequence."""
+    slots, width = (layer_slots(part) for part in (cache, new))
+    steps = jnp.arange(width)
+    places = jnp.where(steps < counts[:, None], first[:, None] + steps, slots)
+
+    def put(layer: LayerCache, added: LayerCache) -> LayerCache:
+        return write_rows(layer, added, places)
+
+    return jax.tree.map(put, cache, new, is_leaf=is_layer)
+
+
+def layer_slots(cache: Cache) -> int:
+    """Return how many slots a cache has."""
+    layer = jax.tree.leaves(cache, is_leaf=is_layer)[0]
+    slots: int = layer.keys.shape[-1]
+    return slots

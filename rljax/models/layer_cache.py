@@ -4,7 +4,7 @@ In 8 bits every key and every value [h] has a scale of its own, and what reads t
 bits (rljax.models.int8), so that the error is that of the cache alone.
 
 B sequences, K key/value heads, S cache slots, h head_dim; queries are [B, K, G, h], or [N, J, K, G,
-h] where J sequences read the cache of one prompt.
+h] where J sequences read the cache of one prompt, or J tokens of a sequence its own.
 """
 
 from __future__ import annotations
@@ -55,6 +55,26 @@ def append(cache: LayerCache, key: jax.Array, value: jax.Array, slot: jax.Array)
 
     def put(old: jax.Array, axis: int, update: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(old, update.astype(old.dtype), slot, axis)
+
+    return cache.map_slots(put, new)
+
+
+def write_rows(cache: LayerCache, new: LayerCache, places: jax.Array) -> LayerCache:
+    """Write new keys and values, T slots of each sequence, at slots of its own.
+
+    places [B, T]; what is beyond the cache is dropped. Layers may be stacked. `new` is rounded
+    where the cache is, unless it has been.
+    """
+    if cache.key_scales is not None and new.key_scales is None:
+        new = rounded_cache(new)
+    rows = jnp.arange(places.shape[0])[:, None]
+
+    def put(old: jax.Array, axis: int, update: jax.Array) -> jax.Array:
+        where = (..., rows, slice(None), *((slice(None), places) if axis == -1 else (places,)))
+        where += (slice(None),) if axis == -2 else ()
+        # the two indexed axes come to the front: [B, T, ...]
+        values = jnp.moveaxis(update, (-4, axis), (0, 1)).astype(old.dtype)
+        return old.at[where].set(values, mode="drop")
 
     return cache.map_slots(put, new)
 

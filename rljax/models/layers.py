@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from rljax.models import int8
 from rljax.models.config import TransformerConfig
 from rljax.models.fused_attention import AttentionKind, fused_attention
-from rljax.models.layer_cache import LayerCache, append, read_keys, read_values
+from rljax.models.layer_cache import LayerCache, append, read_keys, read_values, write_rows
 from rljax.models.precision import product
 from rljax.models.remat import Remat, recompute_attention
 from rljax.models.rotary import rotate
@@ -225,19 +225,26 @@ class Attention(nn.Module):
         mixed += jnp.einsum("nkgjcs,njskh->njckgh", weights[..., width:], completions(value))
         return jnp.concatenate([prompt, mixed.reshape(rows, -1, *prompt.shape[2:])], axis=1)
 
-    def __call__(
-        self,
-        x: jax.Array,  # [B, T, D]
-        rope: tuple[jax.Array, jax.Array] | None,  # each [B, T, h / 2]
-        mask: jax.Array | GroupMask,  # [B, T, T], true where the query may see the key
-    ) -> tuple[jax.Array, LayerCache]:
+    def _project(
+        self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Compute queries [B, T, K, H / K, h], keys and values [B, T, K, h] of rows [B, T, D]."""
         c = self.config
         batch, length, _ = x.shape
         query = self.query(x).reshape(batch, length, c.num_heads, c.head_dim)
         key = self.key(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
         value = self.value(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
         query, key = self._position(query, key, rope)
-        query = query.reshape(batch, length, c.num_kv_heads, -1, c.head_dim)
+        return query.reshape(batch, length, c.num_kv_heads, -1, c.head_dim), key, value
+
+    def __call__(
+        self,
+        x: jax.Array,  # [B, T, D]
+        rope: tuple[jax.Array, jax.Array] | None,  # each [B, T, h / 2]
+        mask: jax.Array | GroupMask,  # [B, T, T], true where the query may see the key
+    ) -> tuple[jax.Array, LayerCache]:
+        batch, length, _ = x.shape
+        query, key, value = self._project(x, rope)
         mix: Any = self._mix_groups if isinstance(mask, GroupMask) else self._mix
         mixed = recompute_attention(mix, self.remat)(query, key, value, mask)
         cache = LayerCache(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
@@ -263,6 +270,21 @@ class Attention(nn.Module):
         cache = append(cache, key, value, slot)
         mixed = self._read(query, mask, cache if prompt is None else (prompt, cache))
         return self.out(mixed.reshape(batch, -1).T, True), cache
+
+    def extend(
+        self,
+        x: jax.Array,  # [B, T, D]
+        rope: tuple[jax.Array, jax.Array] | None,  # each [B, T, h / 2]
+        mask: jax.Array,  # [B, T, S], true where the new token may see the slot
+        cache: LayerCache,
+        places: jax.Array,  # [B, T], where the new tokens stand; beyond the cache: nowhere
+    ) -> tuple[jax.Array, LayerCache]:
+        query, key, value = self._project(x, rope)
+        new = LayerCache(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
+        cache = write_rows(cache, new, places)
+        weights = self._weights(read_keys(query, cache), mask[:, :, None, None])
+        mixed = read_values(weights, cache)
+        return self.out(mixed.reshape(*x.shape[:2], -1)), cache
 
     def _read(
         self, query: jax.Array, mask: jax.Array, cache: LayerCache | tuple[LayerCache, LayerCache]
@@ -330,3 +352,14 @@ class Block(nn.Module):
             self.attn_norm(x, True), rope, mask, cache, slot, prompt
         )
         return self._join(x, attended, True), cache
+
+    def extend(
+        self,
+        x: jax.Array,
+        rope: tuple[jax.Array, jax.Array] | None,
+        mask: jax.Array,
+        cache: LayerCache,
+        places: jax.Array,
+    ) -> tuple[jax.Array, LayerCache]:
+        attended, cache = self.attention.extend(self.attn_norm(x), rope, mask, cache, places)
+        return self._join(x, attended, False), cache

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from rljax.models import int8
 from rljax.models.cache import Cache, GroupCache, group_cache, is_layer, round_cache, widen
 from rljax.models.config import TransformerConfig
+from rljax.models.extend import extend
 from rljax.models.fused_attention import AttentionKind, require_expressible
 from rljax.models.layer_cache import LayerCache
 from rljax.models.layers import Block, Norm
@@ -21,9 +22,9 @@ from rljax.models.lora import merge
 from rljax.models.masks import group_visible_keys, token_positions, visible_keys
 from rljax.models.precision import cast_matrices, product
 from rljax.models.remat import Remat, recompute_layer, require_remat
-from rljax.models.rotary import rotary_tables
-from rljax.models.stack import Layers, run_layers, stack_layers
-from rljax.shares import after, gathered, has_shares, regathered
+from rljax.models.settings import Settings, embed, tables
+from rljax.models.stack import run_layers, stack_layers
+from rljax.shares import gathered, has_shares, regathered
 
 Params = dict[str, Any]
 Masks = dict[bool, Any]
@@ -85,31 +86,10 @@ class Model(NamedTuple):
     """(params, hidden [D, B]) -> logits [V, B] float32."""
     dtype: Any = None
     """What activations and matrix products are computed in; None: as the embedding is stored."""
-
-
-class Settings(NamedTuple):
-    """What is fixed when a model's functions are built."""
-
-    config: TransformerConfig
-    dtype: Any
-    remat: Remat
-    scan_layers: bool
-    attention: AttentionKind
-
-    def compute_dtype(self, params: Params) -> Any:
-        """Return what activations are computed in."""
-        return params["embed"]["embedding"].dtype if self.dtype is None else self.dtype
-
-    def layers(self) -> Layers:
-        """Return in which order layers run, and whether as one compiled body."""
-        return Layers(self.config.slides, self.scan_layers)
-
-
-def _tables(config: TransformerConfig, positions: jax.Array, *, local: bool) -> Any:
-    """Rotary tables of these positions; None where positions are learned."""
-    if config.positions != "rotary":
-        return None
-    return rotary_tables(config, positions, local=local)
+    extend: Any = None
+    """(params, tokens [B, T], counts [B], positions [B, T], first [B], slot_mask [B, S], cache) ->
+    hidden [B, T, D], cache. Several tokens more for a sequence: the first counts[b] of a row, which
+    stand at slots first[b] and on. slot_mask: the slots before these that are read."""
 
 
 # ------------------------------------------------------------------------------------ The ends
@@ -118,7 +98,7 @@ def _tables(config: TransformerConfig, positions: jax.Array, *, local: bool) -> 
 def _init(config: TransformerConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
     block = Block(config)
     x = jnp.zeros((1, 1, config.hidden_size))
-    rope = _tables(config, jnp.zeros((1, 1), jnp.int32), local=False)
+    rope = tables(config, jnp.zeros((1, 1), jnp.int32), local=False)
     embed_key, position_key, head_key, layers_key = jax.random.split(key, 4)
 
     def normal(key: jax.Array, *shape: int) -> jax.Array:
@@ -146,19 +126,6 @@ def _init(config: TransformerConfig, key: jax.Array, dtype: Any = jnp.float32) -
         if config.head_bias:
             params["head"]["bias"] = jnp.zeros(config.vocab_size)
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-
-
-def _embed(
-    config: TransformerConfig, params: Params, tokens: Any, positions: Any, dtype: Any
-) -> Any:
-    table = gathered(after(params["embed"], tokens))["embedding"]
-    x = table[tokens].astype(dtype)
-    if config.embedding_scale is not None:
-        x = x * jnp.asarray(config.embedding_scale, dtype)
-    if config.positions == "learned":
-        table = gathered(after(params["positions"], positions))["embedding"]
-        x = x + table[positions].astype(dtype)
-    return x
 
 
 def _head_params(config: TransformerConfig, params: Params) -> Params:
@@ -205,7 +172,7 @@ def _trunk(
 ) -> tuple[jax.Array, Cache]:
     """Run whole rows: hidden states after the final norm [B, T, D], and the cache."""
     config, kind = settings.config, settings.compute_dtype(params)
-    ropes = {slides: _tables(config, positions, local=slides) for slides in masks}
+    ropes = {slides: tables(config, positions, local=slides) for slides in masks}
     block = Block(config, kind, settings.remat, settings.attention)
 
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
@@ -219,7 +186,7 @@ def _trunk(
             remat = "products"  # the choice that keeps neither attention nor what is gathered
         return recompute_layer(layer, remat)(layer_params, *inputs)
 
-    x = _embed(config, params, tokens, positions, kind)
+    x = embed(config, params, tokens, positions, kind)
     x, cache = run_layers(
         settings.layers(),
         params,
@@ -315,7 +282,7 @@ def _decode(
         if distance is None:
             distance = slot - jnp.arange(slot_mask.shape[1])[None]
         masks[True] = slot_mask & (distance < config.sliding_window)
-    ropes = {slides: _tables(config, position, local=slides) for slides in set(config.slides)}
+    ropes = {slides: tables(config, position, local=slides) for slides in set(config.slides)}
     block = Block(config, kind)
 
     def step(layer_params: Params, x: Any, layer_cache: Any, slides: bool) -> Any:
@@ -323,7 +290,7 @@ def _decode(
         arguments = (x, ropes[slides], masks[slides], own, slot, prompt)
         return block.apply({"params": layer_params}, *arguments, method="decode")
 
-    x = _embed(config, params, token, position, kind).T  # [D, B]
+    x = embed(config, params, token, position, kind).T  # [D, B]
     read = cache
     if isinstance(cache, GroupCache):  # a layer reads both parts, and writes its own
         read = jax.tree.map(lambda *parts: parts, cache.own, cache.prompt, is_leaf=is_layer)
@@ -383,4 +350,5 @@ def make_model(
         decode=functools.partial(_decode, settings),
         head_columns=functools.partial(_head_columns, config),
         dtype=dtype,
+        extend=functools.partial(extend, settings),
     )

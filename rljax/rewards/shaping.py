@@ -30,16 +30,23 @@ def token_rewards(
     *,
     kl_coef: float | jax.Array,
     estimator: KLEstimator = "k1",
+    turn_rewards: jax.Array | None = None,
 ) -> jax.Array:
     """Combine the score of a completion with the KL penalty of its tokens: float32 [B, C].
 
     r_t = -kl_coef KL_t + (score if t is the last real token, EOS included), 0 on padding.
-    Ziegler et al. 2019, eq. 2 (https://arxiv.org/abs/1909.08593). Raises TypeError for integer
-    scores.
+    Ziegler et al. 2019, eq. 2 (https://arxiv.org/abs/1909.08593). turn_rewards [B, C]: of a
+    conversation, each turn's on its last own token, in place of the score, which is their sum.
+    Raises TypeError for integer scores or rewards.
     """
     require_mask(mask)
     penalties = kl_coef * kl_estimate(log_probs, ref_log_probs, estimator)
-    rewards = place_at_last_token(scores, mask) - jnp.where(mask, penalties, 0)
+    if turn_rewards is None:
+        given = place_at_last_token(scores, mask)
+    else:
+        require_float("turn_rewards", turn_rewards)
+        given = jnp.where(mask, turn_rewards, 0)
+    rewards = given - jnp.where(mask, penalties, 0)
     return rewards.astype(jnp.float32)
 
 

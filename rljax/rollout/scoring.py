@@ -70,9 +70,9 @@ def completion_hidden(
     group = whole_group(group, len(completions.tokens))
     if group > 1:
         asked = (prompts.tokens[::group], prompts.mask[::group])
-        return model.hidden_groups(params, *asked, completions.tokens, completions.mask)
+        return model.hidden_groups(params, *asked, completions.tokens, completions.real)
     tokens = jnp.concatenate([prompts.tokens, completions.tokens], axis=1)[:, :-1]
-    mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)[:, :-1]
+    mask = jnp.concatenate([prompts.mask, completions.real], axis=1)[:, :-1]
     return model.hidden(params, tokens, mask)[:, prompts.tokens.shape[1] - 1 :]
 
 
@@ -81,7 +81,7 @@ def reward_scores(
 ) -> jax.Array:
     """Read a reward head at the last token of each completion: [B] float32."""
     tokens = jnp.concatenate([prompts.tokens, completions.tokens], axis=1)
-    mask = jnp.concatenate([prompts.mask, completions.mask], axis=1)
+    mask = jnp.concatenate([prompts.mask, completions.real], axis=1)
     return score_sequences(head, model.hidden(params, tokens, mask), mask)
 
 

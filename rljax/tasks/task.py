@@ -302,11 +302,19 @@ def stop_token_ids(config: TaskConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
 
     Raises DataError where the text is not exactly one token.
     """
-    if config.stop_token is None:
+    return single_token(config.stop_token, tokenizer, "task.stop_token")
+
+
+def single_token(text: str | None, tokenizer: Tokenizer, flag: str) -> tuple[int, ...]:
+    """Return the id of the one token that a flag's text is; nothing for None.
+
+    Raises DataError, naming the flag, where it is not exactly one token.
+    """
+    if text is None:
         return ()
-    ids = tokenizer.encode(config.stop_token, add_special_tokens=False)
+    ids = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) != 1:
-        raise DataError(f"task.stop_token {config.stop_token!r} is {len(ids)} tokens, not one")
+        raise DataError(f"{flag} {text!r} is {len(ids)} tokens, not one")
     return (ids[0],)
 
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.group_advantages import informative_groups
+from rljax.rollout.episodes import episode_metrics, require_scores
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks.evaluation import decode_completions
 from rljax.training.compilation import announce
+from rljax.training.episodes import Stage, play_batch
 from rljax.types import Rollout, TrainState
 
 if TYPE_CHECKING:
@@ -76,12 +78,31 @@ def judge(setup: OnPolicy, sampled: Sampled) -> Collected:
 
 
 def sample_and_judge(setup: OnPolicy, state: TrainState, draw: int) -> Collected:
-    """Sample and judge one batch, one after the other."""
+    """Sample and judge one batch, one after the other; or play one of episodes."""
+    if setup.stage is not None:
+        return play(setup, setup.stage, state, draw)
     started = time.perf_counter()
     sampled = jax.block_until_ready(sample(setup, state, draw))
     seconds = {"rollout": time.perf_counter() - started}
     batch = judge(setup, sampled)
     return batch._replace(seconds=seconds | batch.seconds)
+
+
+def play(setup: OnPolicy, stage: Stage, state: TrainState, draw: int) -> Collected:
+    """Play a batch of episodes, which the environments judge as they go."""
+    started = time.perf_counter()
+    played, rollout = jax.block_until_ready(play_batch(setup, stage, state, draw))
+    total = time.perf_counter() - started
+    require_scores(played.episodes, setup.config.environment.max_failures)
+    return Collected(
+        rollout,
+        [episode.first for episode in played.episodes],
+        [episode.text() for episode in played.episodes],
+        played.scores,
+        episode_metrics(played.episodes),
+        {"rollout": total - played.seconds, "reward": played.seconds},
+        len(played.episodes),
+    )
 
 
 def collect(setup: OnPolicy, state: TrainState, step: int) -> Collected:

@@ -109,7 +109,7 @@ class Acting(NamedTuple):
                 found = score(base, prompts, made, mask_params, group=group)
                 return found.log_probs, found.mask_hidden
 
-            return map_by_length(scored, *text, text[1].mask, self.algorithm.buckets, group)
+            return map_by_length(scored, *text, text[1].real, self.algorithm.buckets, group)
 
         log_probs = make_policy_log_probs(score, self.compose, group, self.algorithm.buckets)
         return (lambda *args: over_rows(refer)(*args), lambda *args: over_rows(log_probs)(*args))

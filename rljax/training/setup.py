@@ -38,6 +38,7 @@ from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
 from rljax.training import processes
 from rljax.training.compilation import announce
+from rljax.training.episodes import Stage, evaluate_episodes, make_talking_programs
 from rljax.training.fused import Fused
 from rljax.training.judging import FirstJudges
 from rljax.training.mesh import Placement, host_memory, make_layout
@@ -83,6 +84,20 @@ class OnPolicy:
                 "tokens: nothing would be masked; lower it"
             )
         self.tokenizer = self.pretrained.tokenizer
+        self.stage: Stage | None = None
+        if config.environment.name is None:
+            self._open_task()
+        else:
+            self.stage = Stage(config, self.pretrained)
+            self.ends = self.stage.ends
+        self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
+        self.trainable = make_trainable(config.lora, config.train_layers)
+        self._build()
+        self.fused = Fused(self) if config.fused_steps else None
+
+    def _open_task(self) -> None:
+        """Read prompts and rewards."""
+        config = self.config
         room = self.model.config.context_length - config.sampling.max_new_tokens
         self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
         if processes.count() > 1:
@@ -97,10 +112,6 @@ class OnPolicy:
                 f"eval_prompts is {config.eval_prompts}, but only {len(self.task.held_out)} "
                 "prompts are held out: lower it, or raise --task.held-out-fraction"
             )
-        self.learning_rate = make_schedule(config.optimizer, num_steps=config.steps)
-        self.trainable = make_trainable(config.lora, config.train_layers)
-        self._build()
-        self.fused = Fused(self) if config.fused_steps else None
 
     def _build(self) -> None:
         """Build what depends on the config's numbers."""
@@ -116,6 +127,8 @@ class OnPolicy:
         self.programs = make_programs(
             acting, self.make_update(*made), self.placement, self.state_shapes
         )
+        if self.stage is not None:
+            self.talking = make_talking_programs(acting, config.environment.max_turn_tokens)
 
     def with_numbers(self, config: OnPolicyExperiment, params: Any) -> OnPolicy:
         """Return the same with other numbers in its config and other parameters to start from.
@@ -224,6 +237,8 @@ class OnPolicy:
 
     def evaluate(self, state: TrainState) -> Evaluation:
         """Judge the policy on the held-out prompts, with the same noise every time."""
+        if self.stage is not None:
+            return evaluate_episodes(self, self.stage, state)
         key = role_key(self.config.seed, Role.EVALUATION)
         with announce("the sampler"):
             return evaluate(
