@@ -23,6 +23,7 @@ from rljax.environments import load_environment
 from rljax.environments.scripted import Played, find_scripted, play, seeds_of, summarize
 from rljax.errors import UserError
 from rljax.reporting.files import write_json
+from rljax.reporting.statistics import distinct_n
 from rljax.training.flags import plain_errors
 
 
@@ -92,6 +93,9 @@ def run(options: Play) -> dict[str, dict[str, tuple[float, float, float]]]:
         print(f"\n{name}: {len(episodes)} episodes, {options.split}, noise {options.noise:g}")
         for key, (mean, low, high) in numbers[name].items():
             print(f"  {key:<20} {mean:8.3f} [{low:.3f}, {high:.3f}]")
+        said = [text for episode in episodes for text in episode.said]
+        for n in (1, 2):  # of all that was said: a number without an interval
+            print(f"  {f'distinct_{n}':<20} {distinct_n(said, n):8.3f}")
         for episode in episodes[: options.examples]:
             print(f"\n  seed {episode.seed}, score {episode.score:g}\n{show(episode)}")
         if options.out is not None:

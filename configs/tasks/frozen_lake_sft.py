@@ -1,7 +1,7 @@
 """Teach a small model to walk over a frozen lake of 4 x 4 cells, a third of its turns at random.
 
-    python experiments/play.py --environment rljax.environments.games:FrozenLake --policy rule \\
-        --noise 0.35 --split train --episodes 3000 --out runs/tasks/frozen_lake.jsonl
+    python experiments/play.py --environment rljax.environments.games:FrozenLake \\
+        --policy rule --noise 0.35 --split train --episodes 3000 --out runs/tasks/frozen_lake.jsonl
     python experiments/pretrain.py --config configs/tasks/frozen_lake_sft.py
 """
 

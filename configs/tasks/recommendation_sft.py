@@ -31,7 +31,7 @@ config = PretrainExperiment(
         learning_rate=2e-3, schedule="cosine", warmup_steps=20, adam_b2=0.98, adam_eps=1e-8
     ),
     steps=300,
-    eval_batches=None,
+    eval_batches=0,
     eval_every=0,
     checkpoint_every=100,
     workdir="runs/tasks/recommendation_sft",

@@ -12,10 +12,16 @@ import numpy as np
 
 from rljax.algorithms.actor_critic import critic_values
 from rljax.environments import HELD_OUT_SEEDS, load_environment
-from rljax.experiment import OnPolicyExperiment
 from rljax.models import Pretrained
 from rljax.rollout.buckets import map_by_length
-from rljax.rollout.episodes import Played, Pool, Table, require_alike, require_scores
+from rljax.rollout.episodes import (
+    Played,
+    Pool,
+    Table,
+    episode_report,
+    require_alike,
+    require_scores,
+)
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.turns import Talking, make_talking
 from rljax.tasks.conversation import make_speaker
@@ -26,6 +32,7 @@ from rljax.training.programs import Acting, policies_of
 from rljax.types import Completions, Prompts, Rollout, TrainState
 
 if TYPE_CHECKING:
+    from rljax.experiment import OnPolicyExperiment
     from rljax.training.setup import OnPolicy
 
 LARGEST_SEED = 2**31 - 1
@@ -168,4 +175,5 @@ def evaluate_episodes(setup: OnPolicy, stage: Stage, state: TrainState) -> Evalu
         {},
         np.concatenate(kls),
         np.concatenate(lengths),
+        episode_report(episodes),
     )
