@@ -55,7 +55,7 @@ class Game(abc.ABC):
             import textarena
         except ImportError as error:
             raise EnvironmentFailure(
-                "this game needs the package textarena: pip install textarena"
+                "this game needs the package textarena: pip install 'rljax[games]'"
             ) from error
         # -raw: without the wrappers that gather all that was said into every observation
         self.game: Any = textarena.make(f"{self.game_id}-raw", **self.game_settings())
