@@ -109,4 +109,8 @@ def step(environment: TextEnvironment, text: str) -> Step:
             f"the environment {name}: the reward of a step must be a finite number, it is "
             f"{reward!r}"
         )
+    if not isinstance(info, dict):
+        raise EnvironmentFailure(
+            f"the environment {name}: the info of a step must be a dict, it is {info!r:.100}"
+        )
     return Step(observation, float(reward), bool(terminated), bool(truncated), info)

@@ -18,9 +18,11 @@ from rljax.environments import MakeEnvironment, TextEnvironment, reset
 from rljax.environments.config import EnvironmentConfig
 from rljax.environments.play import Outcome, step_all
 from rljax.errors import UserError
+from rljax.reporting.statistics import distinct_n
 from rljax.rollout.buckets import bucket_widths
 from rljax.rollout.turns import Talk, Talking, Turn
 from rljax.tasks.conversation import Speaker
+from rljax.tasks.language import Report
 from rljax.tasks.prompts import pad_prompts
 from rljax.types import Completions, Prompts
 
@@ -50,6 +52,8 @@ class Episode:
     end: End = ""
     reason: str = ""
     """Of one that failed: what went wrong."""
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What the environment's last step said in info["metrics"]."""
 
     @property
     def score(self) -> float:
@@ -242,10 +246,27 @@ def _write_down(episode: Episode, text: str, outcome: Outcome) -> None:
         episode.end, episode.reason = "failed", outcome
         return
     episode.exchanges.append(Exchange(text, outcome.reward, outcome.observation))
+    episode.metrics = {n: float(v) for n, v in outcome.info.get("metrics", {}).items()}
     if outcome.terminated:
         episode.end = "terminated"
     elif outcome.truncated:
         episode.end = "truncated"
+
+
+def episode_report(episodes: Sequence[Episode]) -> Report:
+    """Average what environments measured over episodes that did not fail, and count their turns.
+
+    distinct_1 and distinct_2 are of all that the policy said. A metric that an episode lacks is
+    left out of that metric's mean.
+    """
+    whole = [episode for episode in episodes if episode.end != "failed"]
+    columns: dict[str, list[float]] = {"turns": [float(len(e.exchanges)) for e in whole]}
+    for episode in whole:
+        for name, value in episode.metrics.items():
+            columns.setdefault(name, []).append(value)
+    means = {name: float(np.mean(values)) for name, values in columns.items() if values}
+    said = [exchange.said for episode in whole for exchange in episode.exchanges]
+    return Report(means | {f"distinct_{n}": distinct_n(said, n) for n in (1, 2)})
 
 
 def require_alike(episodes: Sequence[Episode], group: int) -> None:

@@ -105,6 +105,8 @@ def test_what_an_environment_may_not_return():
     for then in (("on", 1.0, True, {}), (None, 1.0, True, False, {})):
         with pytest.raises(EnvironmentFailure, match="Odd: step"):
             step(Odd(then=then), "a")
+    with pytest.raises(EnvironmentFailure, match="info of a step must be a dict"):
+        step(Odd(then=("on", 1.0, True, False, None)), "a")
     for reward in (float("nan"), None, "1"):
         with pytest.raises(EnvironmentFailure, match="must be a finite number"):
             step(Odd(then=("on", reward, True, False, {})), "a")

@@ -1,0 +1,44 @@
+"""Teach a small model to walk over a frozen lake of 4 x 4 cells, a third of its turns at random.
+
+    python experiments/play.py --environment rljax.environments.games:FrozenLake \\
+        --policy rule --noise 0.35 --split train --episodes 3000 --out runs/tasks/frozen_lake.jsonl
+    python experiments/pretrain.py --config configs/tasks/frozen_lake_sft.py
+"""
+
+from dataclasses import replace
+
+from rljax.algorithms.sft import SFTConfig
+from rljax.experiment import PretrainExperiment
+from rljax.models.scratch import ArchitectureConfig
+from rljax.tasks.documents import DocumentConfig
+from rljax.training.optimizer import OptimizerConfig
+
+config = PretrainExperiment(
+    architecture=ArchitectureConfig(
+        family="llama", hidden_size=96, num_layers=2, num_heads=4, context_length=256
+    ),
+    tokenizer="bpe:320",
+    data=DocumentConfig(
+        source="runs/tasks/frozen_lake.jsonl", sequence_length=256, held_out_fraction=0.1
+    ),
+    sft=SFTConfig(batch_size=32),
+    optimizer=OptimizerConfig(
+        learning_rate=3e-3, schedule="cosine", warmup_steps=20, adam_b2=0.98, adam_eps=1e-8
+    ),
+    steps=300,
+    eval_batches=None,
+    eval_every=0,
+    checkpoint_every=100,
+    workdir="runs/tasks/frozen_lake_sft",
+)
+
+variants = {
+    "smoke": replace(
+        config,
+        architecture=replace(config.architecture, hidden_size=32, num_layers=1),
+        sft=replace(config.sft, batch_size=4),
+        optimizer=replace(config.optimizer, warmup_steps=0),
+        steps=3,
+        workdir=None,
+    ),
+}

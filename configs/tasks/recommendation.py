@@ -1,0 +1,61 @@
+"""GRPO on conversations about films: ask or recommend, rewarded by the clicks of a real user.
+
+A batch is 16 users x 8 conversations with each; a click is worth 1, a question costs 0.05. The
+start is what configs/tasks/recommendation_sft.py makes.
+
+    python experiments/grpo.py --config configs/tasks/recommendation.py
+"""
+
+from dataclasses import replace
+
+from rljax.algorithms.grpo import GRPOConfig
+from rljax.environments.config import EnvironmentConfig
+from rljax.experiment import GRPOExperiment, ModelConfig
+from rljax.kl import KLConfig
+from rljax.rollout.distribution import SamplingConfig
+from rljax.training.optimizer import OptimizerConfig
+
+config = GRPOExperiment(
+    model=ModelConfig(source="runs/tasks/recommendation_sft"),
+    environment=EnvironmentConfig(
+        name="rljax.environments.recommendation:Recommendation",
+        max_turns=8,
+        max_turn_tokens=12,
+        max_observation_tokens=24,
+        # what the demonstrations were written in: the chat template of tokenizers made here
+        template="user: {observation}\nassistant: ",
+        separator="",
+        stop_token="\n",
+    ),
+    sampling=SamplingConfig(max_new_tokens=224, temperature=1.0),
+    grpo=GRPOConfig(
+        batch_size=128,
+        samples_per_prompt=8,
+        num_minibatches=2,
+        kl=KLConfig(coef=0.0),
+    ),
+    optimizer=OptimizerConfig(learning_rate=3e-4, schedule="linear", adam_eps=1e-5),
+    steps=80,
+    eval_prompts=200,
+    prompt_multiple=8,
+    checkpoint_every=40,
+    workdir="runs/tasks/recommendation",
+)
+
+variants = {
+    "smoke": replace(
+        config,
+        model=ModelConfig(source="random:tiny-llama"),
+        environment=replace(
+            config.environment,
+            max_turns=3,
+            max_turn_tokens=8,
+            max_observation_tokens=64,
+        ),
+        sampling=replace(config.sampling, max_new_tokens=192),
+        grpo=replace(config.grpo, batch_size=16),
+        steps=3,
+        eval_prompts=8,
+        workdir=None,
+    ),
+}
