@@ -78,6 +78,10 @@ class PromptSet:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def columns_at(self, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
+        """Gather the columns of the prompts at `indices`."""
+        return {name: [column[int(i)] for i in indices] for name, column in self.columns.items()}
+
     @property
     def max_tokens(self) -> int:
         """Length of the longest prompt."""

@@ -1,7 +1,7 @@
 """Put a task together: the prompts to train on, those held out, and the reward that judges."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,14 @@ import numpy as np
 from rljax.rewards.combined import DEFAULT_TIMEOUT_S, WeightedRewards
 from rljax.rewards.loading import TASK
 from rljax.rewards.protocol import Judgement, RewardError, TokenTexts, show_failure
-from rljax.tasks.language import LanguageTask, Report, is_language_task, load_task, task_rows
+from rljax.tasks.language import (
+    Example,
+    LanguageTask,
+    Report,
+    is_language_task,
+    load_task,
+    task_rows,
+)
 from rljax.tasks.prompts import (
     CutText,
     PromptSet,
@@ -146,6 +153,20 @@ class Task:
     """Share of a batch that may go without a score."""
     language: LanguageTask | None = None
     """What the prompts are of, where they are of a language task; it makes a report."""
+    shots: str = ""
+    """The solved examples that stand before every prompt."""
+
+    @property
+    def examples(self) -> list[Example]:
+        """The training prompts that have an `answer`, as examples to learn from."""
+        columns = self.train.columns
+        if "answer" not in columns:
+            return []
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        return [
+            Example(text, str(row.pop("answer")), row, split="train")
+            for text, row in zip(self.train.texts, rows, strict=True)
+        ]
 
     def report(
         self,
@@ -156,9 +177,7 @@ class Task:
         """Measure completions of the prompts at `indices` as the language task does, if any."""
         if self.language is None:
             return Report({})
-        places = [int(i) for i in indices]
-        columns = {name: [c[i] for i in places] for name, c in prompts.columns.items()}
-        return self.language.report(completions, columns)
+        return self.language.report(completions, prompts.columns_at(indices))
 
     def judge(
         self,
@@ -176,12 +195,31 @@ class Task:
         """
         places = [int(i) for i in indices]
         asked = [prompts.texts[i] for i in places]
-        columns = {name: [c[i] for i in places] for name, c in prompts.columns.items()}
+        columns = prompts.columns_at(places)
         token_columns = {
             name: TokenTexts(*(part[np.asarray(batch.ids) - prompts.first_id] for part in column))
             for name, column in prompts.token_columns.items()
         }
         judgement = self.reward.judge(asked, texts, columns, batch, made, token_columns)
+        self._check_failures(judgement, asked, texts)
+        return judgement
+
+    def judge_texts(
+        self, prompts: PromptSet, indices: Sequence[int] | np.ndarray, texts: Sequence[str]
+    ) -> Judgement:
+        """Judge texts written for the prompts at `indices`, without tokens.
+
+        Raises RewardError as `judge` does, and where a reward judges tokens.
+        """
+        places = [int(i) for i in indices]
+        asked = [prompts.texts[i] for i in places]
+        judgement = self.reward.judge_texts(asked, texts, prompts.columns_at(places))
+        self._check_failures(judgement, asked, texts)
+        return judgement
+
+    def _check_failures(
+        self, judgement: Judgement, asked: Sequence[str], texts: Sequence[str]
+    ) -> None:
         failed = len(judgement.failures)
         if failed > self.max_reward_failures * len(texts):
             raise RewardError(
@@ -189,7 +227,6 @@ class Task:
                 f"--task.max-reward-failures {self.max_reward_failures:g} allows; one of them:\n"
                 f"{show_failure(judgement, asked, texts)}"
             )
-        return judgement
 
 
 def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: int) -> Task:
@@ -244,7 +281,24 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
         f"than {config.min_prompt_tokens} tokens, {len(texts) - len(train) - len(held_out)} as "
         f"duplicates; {len(train)} to train on, {len(held_out)} held out"
     )
-    return Task(train, held_out, reward, summary, config.max_reward_failures, language)
+    return Task(train, held_out, reward, summary, config.max_reward_failures, language, shots)
+
+
+def text_encoder(
+    config: TaskConfig, tokenizer: Tokenizer, shots: str, *, limit: int
+) -> Callable[[str], tuple[int, ...]]:
+    """Make the function from a text to what a model sees: template or chat, solved examples.
+
+    Its DataError is that of a text which leaves no room: more than `limit` tokens.
+    """
+    prefix = special_prefix(tokenizer)
+
+    def encode(text: str) -> tuple[int, ...]:
+        tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
+        cut = CutText(text, tokens, {}, f"{text[:40]!r}")
+        return _encode(cut, config, tokenizer, prefix, shots, limit)
+
+    return encode
 
 
 def _reward_specs(config: TaskConfig, language: LanguageTask | None) -> list[str]:

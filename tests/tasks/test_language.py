@@ -60,12 +60,7 @@ def test_prompts_reward_and_report_come_from_one_class(spec, byte_tokenizer):
     indices = [0, 1]
     answers = [task.train.columns["answer"][i] for i in indices]
     written = [answers[0], "wrong"]
-    judged = task.reward._judge_texts(  # the arrays are for token rewards
-        [task.train.texts[i] for i in indices],
-        written,
-        {name: column[:2] for name, column in task.train.columns.items()},
-    )
-    assert judged[0].scores.tolist() == [1.0, 0.0]
+    assert task.judge_texts(task.train, indices, written).scores.tolist() == [1.0, 0.0]
     report = task.report(task.train, indices, written)
     assert report.metrics == {"accuracy": 0.5} and report.text == "a table"
 
