@@ -21,7 +21,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from rljax.specs import SpecError, construct, load_class, split_spec
 from rljax.tasks.sources import DataError, Row
 
-LANGUAGE_TASKS: dict[str, str] = {}
+LANGUAGE_TASKS: dict[str, str] = {
+    "ner": "rljax.tasks.ner:NamedEntities",
+}
 """Where each task of this package is: `module:Class` by its short name."""
 
 Split = Literal["train", "held_out"]
