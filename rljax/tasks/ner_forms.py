@@ -27,6 +27,7 @@ All of them but the last are counted as malformed.
 from __future__ import annotations
 
 import abc
+import re
 import string
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,6 +38,8 @@ from rljax.tasks.sources import DataError
 END = "=>"
 """Stands behind the sentence; the answer follows."""
 NOTHING = "none"
+ITEMS = re.compile(r"; (?=\S+: )")
+"""Between listed entities; one may hold a semicolon."""
 
 
 class Parsed(NamedTuple):
@@ -182,7 +185,7 @@ class Entities(Form):
             return Parsed((OUTSIDE,) * length, malformed=len(lines) != 1)
         placed: list[Span] = []
         unplaced, malformed, after = [], len(lines) > 1, 0
-        for item in lines[0].split("; "):
+        for item in ITEMS.split(lines[0]):
             kind, _, mention = item.strip().partition(": ")
             words = tuple(mention.split())
             if kind not in self.types or not words:
