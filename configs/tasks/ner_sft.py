@@ -12,17 +12,17 @@ config = PretrainExperiment(
     architecture=ArchitectureConfig(
         family="llama", hidden_size=128, num_layers=3, num_heads=4, context_length=320
     ),
-    tokenizer="bpe:1024",
-    data=DocumentConfig(source="ner?swaps=4", sequence_length=256),
-    sft=SFTConfig(batch_size=16),
+    tokenizer="bpe:2048",
+    data=DocumentConfig(source="ner?swaps=2", sequence_length=256),
+    sft=SFTConfig(batch_size=8),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3, schedule="cosine", warmup_steps=20, adam_b2=0.98, weight_decay=0.1
+        learning_rate=2e-3, schedule="cosine", warmup_steps=20, adam_b2=0.98, weight_decay=0.1
     ),
-    steps=600,
+    steps=400,
     workdir="runs/tasks/ner_sft",
     eval_batches=None,
     eval_every=100,
-    checkpoint_every=300,
+    checkpoint_every=200,
 )
 
 variants = {

