@@ -14,17 +14,17 @@ config = GRPOExperiment(
     task=TaskConfig(prompts="customer_service", prompt_tokens=None, reward="task"),
     sampling=SamplingConfig(max_new_tokens=40, temperature=1.0),
     grpo=GRPOConfig(
-        batch_size=256,
+        batch_size=128,
         samples_per_prompt=8,
         num_minibatches=2,
         kl=KLConfig(coef=0.0),
     ),
     optimizer=OptimizerConfig(learning_rate=3e-4, schedule="linear", adam_eps=1e-5),
-    steps=150,
+    steps=80,
     workdir="runs/tasks/customer_service",
     eval_prompts=480,
-    prompt_multiple=8,
-    checkpoint_every=50,
+    prompt_multiple=32,
+    checkpoint_every=40,
 )
 
 variants = {
