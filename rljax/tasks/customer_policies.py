@@ -226,11 +226,12 @@ class _Later:
     """A policy that is made when it first acts: the others cost nothing."""
 
     def __init__(self, make: Callable[[], TextPolicy]) -> None:
-        self.make, self.policy = make, None
+        self.make = make
+        self.policy: TextPolicy | None = None
 
     def act(self, observations: Sequence[str]) -> list[str]:
         """Act as the policy does."""
-        self.policy: TextPolicy | None = self.policy or self.make()
+        self.policy = self.policy or self.make()
         return self.policy.act(observations)
 
 
