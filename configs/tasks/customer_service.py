@@ -1,6 +1,6 @@
 """GRPO for a service agent: which reply, about what, or a colleague.
 
-Data: 856 different sentence templates of home-assistant-intents (42 intents, 75 replies), filled
+Data: 856 different sentence templates of home-assistant-intents (42 intents, 73 replies), filled
 with names and numbers 12 times each: 7,830 requests. A fifth of the templates is held out whole,
 483 requests of 3 fillings each, so intervals over requests are narrower than over templates would
 be. In 15% of the past conversations the agent called a colleague, whatever was asked.
