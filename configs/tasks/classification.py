@@ -22,11 +22,11 @@ config = GRPOExperiment(
         kl=KLConfig(coef=0.0),
     ),
     optimizer=OptimizerConfig(learning_rate=3e-4, schedule="linear", adam_eps=1e-5),
-    steps=150,
+    steps=120,
     workdir="runs/tasks/classification",
     eval_prompts=1000,
     prompt_multiple=16,
-    checkpoint_every=50,
+    checkpoint_every=40,
 )
 
 variants = {

@@ -24,11 +24,11 @@ config = PretrainExperiment(
         adam_b2=0.98,
         adam_eps=1e-8,
     ),
-    steps=900,
+    steps=1000,
     workdir="runs/tasks/classification_sft",
     eval_batches=16,
-    eval_every=300,
-    checkpoint_every=450,
+    eval_every=200,
+    checkpoint_every=500,
 )
 
 variants = {

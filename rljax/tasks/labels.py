@@ -41,7 +41,7 @@ class LabelTask(LanguageTask):
     start knows the word, RL finds out what it is good for."""
     max_words: int = 40
     """Longer texts are cut to so many words."""
-    max_characters: int = 240
+    max_characters: int = 1000
     """And to so many characters: what is hardly made of words would be hundreds of tokens."""
 
     def __post_init__(self) -> None:

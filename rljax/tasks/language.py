@@ -23,6 +23,7 @@ from rljax.tasks.sources import DataError, Row
 
 LANGUAGE_TASKS: dict[str, str] = {
     "classification": "rljax.tasks.classification:Classification",
+    "crosslingual": "rljax.tasks.crosslingual:Crosslingual",
     "finance": "rljax.tasks.finance:Finance",
 }
 """Where each task of this package is: `module:Class` by its short name."""
