@@ -227,21 +227,11 @@ class _Later:
     """A policy that is made when it first acts: the others cost nothing."""
 
     def __init__(self, make: Callable[[], TextPolicy]) -> None:
-<<<<<<< HEAD
         self.make = functools.cache(make)
 
     def act(self, observations: Sequence[str]) -> list[str]:
         """Act as the policy does."""
         return self.make().act(observations)
-=======
-        self.make = make
-        self.policy: TextPolicy | None = None
-
-    def act(self, observations: Sequence[str]) -> list[str]:
-        """Act as the policy does."""
-        self.policy = self.policy or self.make()
-        return self.policy.act(observations)
->>>>>>> 03d26b0cd717ac5cdcefedc10d29c2a25bd02a3a
 
 
 def make_baselines(train: Sequence[Example], escalation: float) -> Mapping[str, TextPolicy]:
