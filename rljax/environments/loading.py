@@ -13,7 +13,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from rljax.environments.text import EnvironmentFailure, TextEnvironment
@@ -105,17 +105,16 @@ def typed_settings(where: str, function: Any, settings: dict[str, str]) -> dict[
 
     Raises EnvironmentFailure for one that it does not take, and for a value of another type.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(function, eval_str=True).parameters
     named = [
         n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     ]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    hints = get_type_hints(function.__init__ if isinstance(function, type) else function)
     made = {}
     for name, text in settings.items():
         if name not in named and not open_ended:
             raise EnvironmentFailure(f"{where}: there is no setting {name!r}; it has {named}")
-        kind = hints.get(name, Any)
+        kind = parameters[name].annotation if name in parameters else Any
         fits, made[name] = _convert(text, kind)
         if not fits:
             shown = getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
@@ -127,7 +126,7 @@ def _convert(text: str, kind: Any) -> tuple[bool, Any]:
     """Read a text as a value of a type: does it fit, and the value."""
     origin, choices = get_origin(kind), get_args(kind)
     value = plain_value(text)
-    if kind is Any:
+    if kind is Any or kind is inspect.Parameter.empty:
         return True, value
     if origin in (Union, types.UnionType):
         found = [_convert(text, choice) for choice in choices]
