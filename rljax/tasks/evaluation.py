@@ -42,6 +42,8 @@ class Evaluation:
     """[N] float32: k1 estimate of KL(policy || reference), nats per completion."""
     lengths: np.ndarray
     """[N] int: tokens, EOS included."""
+    details: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What else is known of them, by the name of a metric."""
 
     @property
     def reward_means(self) -> dict[str, float]:

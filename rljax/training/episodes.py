@@ -14,7 +14,14 @@ from rljax.algorithms.actor_critic import critic_values
 from rljax.environments import HELD_OUT_SEEDS, load_environment
 from rljax.models import Pretrained
 from rljax.rollout.buckets import map_by_length
-from rljax.rollout.episodes import Played, Pool, Table, require_alike, require_scores
+from rljax.rollout.episodes import (
+    Played,
+    Pool,
+    Table,
+    episode_metrics,
+    require_alike,
+    require_scores,
+)
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.turns import Talking, make_talking
 from rljax.tasks.conversation import make_speaker
@@ -168,4 +175,5 @@ def evaluate_episodes(setup: OnPolicy, stage: Stage, state: TrainState) -> Evalu
         {},
         np.concatenate(kls),
         np.concatenate(lengths),
+        episode_metrics(episodes),
     )
