@@ -23,6 +23,7 @@ import tyro
 
 from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.checks import require_positive
+from rljax.environments.config import EnvironmentConfig
 from rljax.errors import UserError
 from rljax.experiment import ON_POLICY, ModelConfig
 from rljax.models import Pretrained
@@ -320,12 +321,24 @@ def defaults(run: str) -> tuple[Evaluate, OnPolicyConfig]:
     return dataclasses.replace(Evaluate(), **found), rules or OnPolicyConfig()
 
 
+def require_prompts(options: Evaluate) -> None:
+    """Raise UserError for a run in an environment, unless the flags name prompts and a reward."""
+    acting = read_part(options.run, "environment", EnvironmentConfig)
+    if acting is not None and acting.name is not None and options.task == TaskConfig():
+        raise UserError(
+            f"{options.run} was trained in the environment {acting.name}; its held-out episodes "
+            "are judged by the run itself (eval/ in metrics.jsonl, result.json). To judge it on "
+            "prompts, name them with --task.prompts and --task.reward"
+        )
+
+
 def main(argv: list[str] | None = None) -> None:
     options, rules = tyro.cli(Evaluate, args=argv, description=__doc__), OnPolicyConfig()
     with plain_errors():
         if options.run is not None:
             default, rules = defaults(options.run)
             options = tyro.cli(Evaluate, args=argv, default=default, description=__doc__)
+            require_prompts(options)
         validate(options)
         enable_compilation_cache()
         if rules.action_mask is not None:

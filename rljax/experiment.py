@@ -95,11 +95,6 @@ class OnPolicyExperiment(abc.ABC):
         return not (self.lora.rank or self.train_layers)
 
     @property
-    def rewards_turns(self) -> bool:
-        """Whether an environment's rewards are learnt turn by turn, not as their sum."""
-        return False
-
-    @property
     @abc.abstractmethod
     def algorithm(self) -> OnPolicyConfig:
         """The part of the experiment that is the algorithm's."""
@@ -161,11 +156,6 @@ class PPOExperiment(OnPolicyExperiment):
         """The part of the experiment that is the algorithm's."""
         return self.ppo
 
-    @property
-    def rewards_turns(self) -> bool:
-        """Whether an environment's rewards are learnt turn by turn, not as their sum."""
-        return True
-
     def validate(self) -> None:
         """Raise ValueError for combinations that cannot work."""
         super().validate()
@@ -208,15 +198,6 @@ class OnlineDPOExperiment(OnPolicyExperiment):
         """The part of the experiment that is the algorithm's."""
         return self.online_dpo
 
-    def validate(self) -> None:
-        """Raise ValueError for combinations that cannot work."""
-        super().validate()
-        if self.environment.name is not None:
-            raise ValueError(
-                "environment.name: DPO compares two completions of one prompt, and conversations "
-                "differ in what the environment said; use experiments/ppo.py or grpo.py"
-            )
-
 
 ON_POLICY: dict[str, type[OnPolicyConfig]] = {
     "ppo": PPOConfig,
@@ -235,8 +216,7 @@ class SupervisedExperiment:
     mesh: MeshConfig = MeshConfig()
     lora: LoRAConfig = LoRAConfig()
     train_layers: int = 0
-    """Train only so many upper layers and the final norm (of a reward model its head too); 0: all.
-    """
+    """Train only so many upper layers, the final norm, and a reward model's head; 0: all."""
     steps: int = 100
     """Training steps: one optimizer update each."""
     seed: int = 0

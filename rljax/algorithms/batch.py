@@ -125,6 +125,11 @@ class OnPolicyConfig:
         return self.importance_cap is not None
 
     @property
+    def episode_rewards(self) -> Literal["sum", "turns", "none"]:
+        """What is learnt of an environment's rewards: an episode's sum, each turn's, or nothing."""
+        return "sum"
+
+    @property
     def wants_greedy(self) -> bool:
         """Whether the update reads the scores of the greedy completions."""
         return False

@@ -85,6 +85,11 @@ class OnlineDPOConfig(OnPolicyConfig):
         rows, what = super().pass_rows
         return rows // self.samples_per_prompt, f"{what} / samples_per_prompt, the pairs"
 
+    @property
+    def episode_rewards(self) -> Literal["sum", "turns", "none"]:
+        """What is learnt of an environment's rewards: nothing, conversations make no pairs."""
+        return "none"
+
     def validate(self) -> None:
         """Raise ValueError on sizes that do not divide and flags that nothing reads."""
         super().validate()

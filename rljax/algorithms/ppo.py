@@ -100,6 +100,11 @@ class PPOConfig(OnPolicyConfig):
     """Steps between copies of the policy to the masking policy; 0: it stays the first policy."""
 
     @property
+    def episode_rewards(self) -> Literal["sum", "turns", "none"]:
+        """What is learnt of an environment's rewards: each turn's."""
+        return "turns"
+
+    @property
     def action_mask(self) -> ActionMask | None:
         """Which tokens the masking policy allows; None: there is no such policy."""
         if self.mask_top_p == 1:

@@ -254,19 +254,20 @@ def _write_down(episode: Episode, text: str, outcome: Outcome) -> None:
 
 
 def episode_report(episodes: Sequence[Episode]) -> Report:
-    """Average what environments measured over episodes that did not fail, and count their turns.
+    """Average what environments measured over episodes that did not fail, and describe these.
 
     distinct_1 and distinct_2 are of all that the policy said. A metric that an episode lacks is
     left out of that metric's mean.
     """
     whole = [episode for episode in episodes if episode.end != "failed"]
-    columns: dict[str, list[float]] = {"turns": [float(len(e.exchanges)) for e in whole]}
+    columns: dict[str, list[float]] = {}
     for episode in whole:
         for name, value in episode.metrics.items():
             columns.setdefault(name, []).append(value)
     means = {name: float(np.mean(values)) for name, values in columns.items() if values}
     said = [exchange.said for episode in whole for exchange in episode.exchanges]
-    return Report(means | {f"distinct_{n}": distinct_n(said, n) for n in (1, 2)})
+    variety = {f"distinct_{n}": distinct_n(said, n) for n in (1, 2)}
+    return Report(means | variety | episode_metrics(episodes))
 
 
 def require_alike(episodes: Sequence[Episode], group: int) -> None:

@@ -21,6 +21,11 @@ def check_environment(config: OnPolicyExperiment) -> None:
     acting, sampling, algorithm = config.environment, config.sampling, config.algorithm
     if acting.name is None:
         return
+    if algorithm.episode_rewards == "none":
+        raise ValueError(
+            f"environment.name {acting.name!r}: DPO compares two completions of one prompt, and "
+            "conversations differ in what the environment said; use experiments/ppo.py or grpo.py"
+        )
     for field in dataclasses.fields(TaskConfig):
         value, default = getattr(config.task, field.name), field.default
         if field.name not in CUTS and value != default:
@@ -62,7 +67,7 @@ def check_environment(config: OnPolicyExperiment) -> None:
                 f"environment.name {acting.name!r} does not go with {flag}, which {reason}: leave "
                 "one out"
             )
-    if config.rewards_turns and (
+    if algorithm.episode_rewards == "turns" and (
         algorithm.scale_scores != "none" or algorithm.clip_scores is not None
     ):
         raise ValueError(

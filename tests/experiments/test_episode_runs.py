@@ -84,6 +84,8 @@ def test_it_learns_to_answer_the_last_observation(start, name):
     compiled = [json.loads(line) for line in (directory / "metrics.jsonl").open()]
     counts = [row["perf/compile_count"] for row in compiled if "perf/compile_count" in row]
     assert counts[-1] == counts[2]
+    judged = [row for row in rows if "eval/scores" in row]
+    assert len(judged) == 2 and all(row["eval/episode/turns"] == 2 for row in judged)
     shown = json.loads((directory / "completions.jsonl").read_text().splitlines()[-1])
     assert shown["completion"].count("> ") == 2
 

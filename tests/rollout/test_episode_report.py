@@ -25,9 +25,9 @@ def test_metrics_are_those_of_the_last_step_averaged_over_whole_episodes():
         ]
     ).metrics
     assert report["clicks"] == 1.5 and report["late"] == 5.0
-    assert report["turns"] == pytest.approx(4 / 3)
+    assert report["episode/turns"] == pytest.approx(4 / 3)
     assert report["distinct_1"] == pytest.approx(3 / 6) and report["distinct_2"] == 0.5
 
 
 def test_no_whole_episode_has_no_metrics():
-    assert "turns" not in episode_report([played("failed")]).metrics
+    assert "episode/turns" not in episode_report([played("failed")]).metrics
