@@ -7,7 +7,7 @@ The reward is sacrebleu's sentence chrF in [0, 1], times 0.5 where the placehold
     rule: word by word (Dice)           0.401 [0.358, 0.447]   BLEU 21.7  chrF 42.7
     supervised: translation memory      0.395 [0.354, 0.439]   BLEU 34.3  chrF 43.4
 
-BLEU and chrF are corpus scores, means of the three languages. Every held-out source has relatives
+BLEU and chrF are corpus scores, means of the three languages. Many held-out sources have relatives
 in training ("Delete %(name)s"), which is what the last two live on.
 
     python experiments/pretrain.py --config configs/tasks/translation_sft.py

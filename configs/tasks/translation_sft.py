@@ -1,4 +1,4 @@
-"""A small model from scratch learns to translate messages: the start of configs/tasks/translation.py.
+"""A small model from scratch learns to translate: the start of configs/tasks/translation.py.
 
 Django's messages in German, French and Chinese (pip install --no-deps Django), 1,947 pairs to train
 on and 305 held out; a source is on one side in all languages. Two similar training pairs stand in

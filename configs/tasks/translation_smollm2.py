@@ -1,7 +1,7 @@
 """GRPO on translation from the SmolLM2 start of translation_smollm2_sft.py.
 
-The reward is that of configs/tasks/translation.py. Not measured to its end: on a machine with
-fourteen other programs a step took three minutes.
+The reward is that of configs/tasks/translation.py. Not measured to its end: beside
+other programs a step took three minutes.
 
     python experiments/sft.py --config configs/tasks/translation_smollm2_sft.py
     python experiments/grpo.py --config configs/tasks/translation_smollm2.py
