@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rljax.tasks.catalogues import DJANGO, WHAT, Pair, placeholders, read_pairs, split_key
 from rljax.tasks.installed import import_package
-from rljax.tasks.language import Example, LanguageTask, Report, TextPolicy
+from rljax.tasks.language import Example, LanguageTask, Report, TextPolicy, first_line
 from rljax.tasks.prompts import text_fraction
 from rljax.tasks.sources import DataError
 
@@ -169,11 +169,6 @@ def asked(prompt: str) -> tuple[str, str]:
     """Read a prompt back: the message, its context included, and the language."""
     *_, source, last = prompt.split("\n")
     return source.removeprefix("en").removeprefix(":").strip(), last.removesuffix(":")
-
-
-def first_line(completion: str) -> str:
-    """Return the first line that says something."""
-    return completion.strip().partition("\n")[0].strip()
 
 
 def nearest_pairs(
