@@ -165,3 +165,8 @@ def task_rows(spec: str) -> list[Row]:
         Row(e.prompt, {**e.columns, "answer": e.answer}, e.where or f"{spec}:{i}", e.split)
         for i, e in enumerate(read_examples(spec))
     ]
+
+
+def first_line(completion: str) -> str:
+    """Return the first line that says something."""
+    return completion.strip().partition("\n")[0].strip()

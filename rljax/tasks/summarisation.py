@@ -17,7 +17,7 @@ import numpy as np
 from rljax.reporting.statistics import bootstrap_mean
 from rljax.tasks.docstrings import STDLIB, WHAT, Docstring, read_docstrings
 from rljax.tasks.installed import import_package
-from rljax.tasks.language import Example, LanguageTask, Report, TextPolicy
+from rljax.tasks.language import Example, LanguageTask, Report, TextPolicy, first_line
 from rljax.tasks.prompts import text_fraction
 from rljax.tasks.sources import DataError
 
@@ -129,11 +129,6 @@ class Summarisation(LanguageTask):
             "central": Central(self.max_words),
             "supervised": Retrieval(train),
         }
-
-
-def first_line(completion: str) -> str:
-    """Return the first line that says something."""
-    return completion.strip().partition("\n")[0].strip()
 
 
 def words_of(text: str) -> list[str]:

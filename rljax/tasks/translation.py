@@ -13,14 +13,12 @@ from typing import Any, Literal
 
 from rljax.tasks.catalogues import DJANGO, WHAT, Pair, placeholders, read_pairs, split_key
 from rljax.tasks.installed import import_package
-from rljax.tasks.language import Example, LanguageTask, Report, TextPolicy
+from rljax.tasks.language import Example, LanguageTask, Report, TextPolicy, first_line
 from rljax.tasks.prompts import text_fraction
 from rljax.tasks.sources import DataError
 
 TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char", "km": "char", "my": "char"}
 """How BLEU cuts texts of languages that need something else than 13a."""
-RESAMPLES = 300
-"""Of sacrebleu's bootstrap, for the intervals of the table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,11 +171,6 @@ def asked(prompt: str) -> tuple[str, str]:
     return source.removeprefix("en").removeprefix(":").strip(), last.removesuffix(":")
 
 
-def first_line(completion: str) -> str:
-    """Return the first line that says something."""
-    return completion.strip().partition("\n")[0].strip()
-
-
 def nearest_pairs(
     pairs: Sequence[Pair], train: Sequence[Pair], count: int
 ) -> list[tuple[Pair, ...]]:
@@ -235,9 +228,9 @@ def _measure(
     for metric in ("bleu", "chrf"):
         tokenizer = _tokenizer(language) if metric == "bleu" else ""
         scorer = _scorer(metric, tokenizer, False)
-        result = scorer.corpus_score(list(lines), streams, n_bootstrap=RESAMPLES)
-        numbers[metric] = result.score
-        cells += f"{f'{result.score:.1f} +- {result._ci:.1f}':<14}"
+        result = scorer.corpus_score(list(lines), streams)
+        numbers[metric] = float(result.score)
+        cells += f"{result.score:>7.1f}"
         signatures[f"{metric} {tokenizer}".strip()] = str(scorer.get_signature())
     right = [line in wanted for line, wanted in zip(lines, references, strict=True)]
     numbers["exact"] = sum(right) / len(right)
@@ -251,7 +244,7 @@ def _measure(
     numbers["length_ratio"] = sum(map(len, lines)) / sum(len(r[0]) for r in references)
     held = f"{numbers['placeholders']:.2f}" if kept else "none"
     shown = (
-        f"{language:<10}{len(lines):>6}  {cells}{numbers['exact']:>6.2f}{held:>8}"
+        f"{language:<10}{len(lines):>6}{cells}{numbers['exact']:>7.2f}{held:>8}"
         f"{numbers['length_ratio']:>6.2f}"
     )
     return numbers, shown, signatures

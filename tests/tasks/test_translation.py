@@ -192,6 +192,12 @@ def test_the_report_has_a_row_and_numbers_for_each_language(folder):
     assert "|tok:zh|" in report.text and "|tok:13a|" in report.text
 
 
+def test_completions_that_match_nothing_are_reported_too(folder):
+    columns = {"source": ["Save"] * 3, "references": [("Sichern",)] * 3, "language": ["de"] * 3}
+    report = make(folder).report(["", "zzz", "\ufffd"], columns | {"answer": [""] * 3})
+    assert report.metrics["bleu"] == report.metrics["chrf"] == report.metrics["exact"] == 0.0
+
+
 def test_baselines_copy_look_words_up_and_remember(folder):
     task = make(folder, held_out=0.0)
     train = task.examples()
