@@ -9,8 +9,11 @@ Three forms, of "Empire State Building = ESB ." with the facilities "Empire Stat
 A type has one letter, upper-case where an entity begins and lower-case inside of it. `tags` says
 one for each word, `indexed` only those that are not O, behind the number of the word, and
 `entities` lists what was found, in the words of the sentence (Wang et al. 2023, InstructUIE,
-https://arxiv.org/abs/2304.08085). Letters and numbers have a blank before them, the first ones too:
-a BPE then has one token for a number wherever it stands. What a model writes is read as published conventions have it:
+https://arxiv.org/abs/2304.08085). Letters and numbers have a blank before them, the first ones
+too: a BPE then has one token for a number wherever it stands. `indexed` is the default: the
+answers are short, and which word is meant takes no counting, only finding its number again.
+
+What a model writes is read as published conventions have it:
 
 - `tags`: missing tags are O, those beyond the last word are ignored (what evaluation scripts do
   where a sentence was cut), and an unknown tag is O.
