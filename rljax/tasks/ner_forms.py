@@ -9,7 +9,11 @@ Three forms, of "Empire State Building = ESB ." with the facilities "Empire Stat
 A type has one letter, upper-case where an entity begins and lower-case inside of it. `tags` says
 one for each word, `indexed` only those that are not O, behind the number of the word, and
 `entities` lists what was found, in the words of the sentence (Wang et al. 2023, InstructUIE,
-https://arxiv.org/abs/2304.08085). What a model writes is read as published conventions have it:
+https://arxiv.org/abs/2304.08085). Letters and numbers have a blank before them, the first ones
+too: a BPE then has one token for a number wherever it stands. `indexed` is the default: the
+answers are short, and which word is meant takes no counting, only finding its number again.
+
+What a model writes is read as published conventions have it:
 
 - `tags`: missing tags are O, those beyond the last word are ignored (what evaluation scripts do
   where a sentence was cut), and an unknown tag is O.
@@ -119,7 +123,7 @@ class Tags(Form):
     def render(self, tokens: Sequence[str], tags: Sequence[str]) -> str:
         """Write a letter for each word."""
         del tokens
-        return " ".join(self.letters[tag] for tag in tags)
+        return "".join(f" {self.letters[tag]}" for tag in tags)
 
     def parse(self, text: str, tokens: Sequence[str]) -> Parsed:
         """Read the letters from the first word on."""
@@ -146,8 +150,8 @@ class Indexed(Tags):
     def render(self, tokens: Sequence[str], tags: Sequence[str]) -> str:
         """Write the number and the letter of each word that is not O."""
         del tokens
-        pairs = [f"{n} {self.letters[t]}" for n, t in enumerate(tags, 1) if t != OUTSIDE]
-        return " ".join(pairs) or NOTHING
+        pairs = [f" {n} {self.letters[t]}" for n, t in enumerate(tags, 1) if t != OUTSIDE]
+        return "".join(pairs) or f" {NOTHING}"
 
     def parse(self, text: str, tokens: Sequence[str]) -> Parsed:
         """Read pairs of number and letter."""

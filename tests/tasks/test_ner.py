@@ -57,8 +57,8 @@ def spec(files):
 @pytest.mark.parametrize(
     ("form", "prompt", "answer"),
     [
-        ("tags", "Ann Lee saw Rome , Rome =>", "P p O L O L"),
-        ("indexed", "Ann 1 Lee 2 saw 3 Rome 4 , 5 Rome 6 =>", "1 P 2 p 4 L 6 L"),
+        ("tags", "Ann Lee saw Rome , Rome =>", " P p O L O L"),
+        ("indexed", "Ann 1 Lee 2 saw 3 Rome 4 , 5 Rome 6 =>", " 1 P 2 p 4 L 6 L"),
         ("entities", "Ann Lee saw Rome , Rome =>", "PER: Ann Lee; LOC: Rome; LOC: Rome"),
     ],
 )
@@ -144,11 +144,11 @@ def test_spans_and_tags_are_each_others_inverse():
 def test_conll_2003_with_a_file_to_test_on(spec):
     examples = read_examples(spec)
     assert [(e.prompt, e.answer, e.split) for e in examples if e.split == "train"] == [
-        ("EU 1 rejects 2 German 3 call 4 =>", "1 R 3 M", "train"),
-        ("nobody 1 came 2 =>", "none", "train"),
-        ("BRUSSELS 1 1996-08-22 2 =>", "1 L", "train"),
+        ("EU 1 rejects 2 German 3 call 4 =>", " 1 R 3 M", "train"),
+        ("nobody 1 came 2 =>", " none", "train"),
+        ("BRUSSELS 1 1996-08-22 2 =>", " 1 L", "train"),
     ]  # Peter Blackburn stands in both files
-    assert [e.answer for e in examples if e.split == "held_out"] == ["1 P 2 p", "1 P 2 p 4 L"]
+    assert [e.answer for e in examples if e.split == "held_out"] == [" 1 P 2 p", " 1 P 2 p 4 L"]
 
 
 def test_every_form_holds_out_the_same_sentences(files):
@@ -165,7 +165,7 @@ def test_characters_can_be_tagged(files):
     assert split.tokens == ("江", "泽", "民", "在")
     assert split.tags == ("B-PER", "I-PER", "I-PER", "O")
     (files / "short").write_text("Al B-PER\nis O\n")
-    for unit, answer in (("words", "P O"), ("characters", "P p O O")):
+    for unit, answer in (("words", " P O"), ("characters", " P p O O")):
         settings = f"data={files}/short&test={files}/short2&form=tags&unit={unit}"
         (files / "short2").write_text("Bo B-PER\nis O\n")
         assert {e.answer for e in read_examples(f"ner?{settings}")} == {answer}
@@ -173,7 +173,7 @@ def test_characters_can_be_tagged(files):
 
 def test_long_sentences_are_left_out(spec):
     examples = read_examples(f"{spec}&max_words=2")
-    assert [e.answer for e in examples] == ["none", "1 L", "1 P 2 p"]
+    assert [e.answer for e in examples] == [" none", " 1 L", " 1 P 2 p"]
 
 
 def test_chinese_names_are_one_entity():
@@ -215,7 +215,7 @@ def test_installed_data(name):
     task = NamedEntities(data=name, max_words=10)
     sides = [side for _, side in task.sentences]
     assert 0.07 < sides.count("held_out") / len(sides) < 0.13
-    found = [e for e in task.examples() if e.answer != "none"]
+    found = [e for e in task.examples() if "none" not in e.answer]
     assert set(task.reward([], [e.answer for e in found], **columns_of(found))) == {1.0}
 
 
@@ -359,7 +359,7 @@ def test_the_gazetteer_takes_the_longest_known_entity_of_one_type():
     ]
     words = ["York", "New", "York", "Giants", "Al", "New", "York"]
     (text,) = Gazetteer(form, train).act([form.prompt(words)])
-    assert text == "L P p p O L l"
+    assert text == " L P p p O L l"
 
 
 def test_the_tagger_learns_from_the_training_examples(spec):
