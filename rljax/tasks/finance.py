@@ -38,19 +38,19 @@ class Lexicon(NamedTuple):
     positive: frozenset[str]
     negative: frozenset[str]
 
-    def count(self, text: str) -> tuple[int, int]:
+    def hits(self, text: str) -> tuple[int, int]:
         """Count a text's positive and negative words."""
         words = [word.lower() for word in WORD.findall(text)]
         return sum(w in self.positive for w in words), sum(w in self.negative for w in words)
 
     def polarity(self, text: str) -> float:
         """Return (positive - negative) / (positive + negative), in [-1, 1]; 0 without either."""
-        positive, negative = self.count(text)
+        positive, negative = self.hits(text)
         return (positive - negative) / max(positive + negative, 1)
 
     def tone(self, text: str) -> str:
         """Say which kind of words a text has more of; "neutral" for none and for as many."""
-        positive, negative = self.count(text)
+        positive, negative = self.hits(text)
         return TONES[1 + (positive > negative) - (positive < negative)]
 
     def without(self, text: str) -> str:
