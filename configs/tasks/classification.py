@@ -9,7 +9,7 @@ where it is right with a probability above 2/3. RL reads the training reviews on
     python experiments/evaluate.py --run runs/tasks/classification --num-prompts 1000 --policy \\
         reference 'reference?temperature=0' model 'model?temperature=0' rule supervised random
 
-Your own: --task.prompts 'classification?path=mine.csv&text=review&label=stars&labels=1,2,3,4,5', and
+Your own: --task.prompts 'classification?path=mine.csv&text=review&label=stars&labels=1,2,3', and
 the same as --data.source of the start.
 
 The first 1,000 held-out reviews, one seed, 95% bootstrap intervals:

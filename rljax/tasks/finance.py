@@ -128,8 +128,9 @@ class Finance(LabelTask):
         return TONES
 
     def ask(self, text: str) -> str:
-        """Write the prompt for a text as it is used: nothing is taken out."""
-        return f"{self.cut(text)}\n{self.question}"
+        """Write the prompt for a text, without the lexicon's words where the task hides them."""
+        cut = self.cut(text)
+        return f"{read_lexicon().without(cut) if self.hides else cut}\n{self.question}"
 
     def examples(self) -> Sequence[Example]:
         """Ask for the tone of every text. Raises DataError naming the line."""
@@ -139,9 +140,8 @@ class Finance(LabelTask):
         lexicon, made = read_lexicon(), []
         for text, where in self._texts():
             cut = self.cut(text)  # the lexicon sees no more than a policy does
-            read = lexicon.without(cut) if self.hides else cut
-            if read:  # of one or two words nothing may be left
-                made.append(self._example(read, lexicon.tone(cut), where))
+            if not self.hides or lexicon.without(cut):  # of one or two words nothing may be left
+                made.append(self._example(cut, lexicon.tone(cut), where))
         tones = {example.answer for example in made}
         if len(tones) < 2:
             raise DataError(
