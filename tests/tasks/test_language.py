@@ -32,6 +32,11 @@ class Vowels(LanguageTask):
         right = [t.strip() == a for t, a in zip(completions, columns["answer"])]
         return Report({"accuracy": sum(right) / len(right)}, "a table")
 
+class Careless(Vowels):
+    def examples(self):
+        return [e._replace(demonstration="9" if i % 3 else None)
+                for i, e in enumerate(super().examples())]
+
 class Broken(Vowels):
     def examples(self):
         return [Example("one", " ")]
@@ -76,6 +81,15 @@ def test_supervised_learning_and_rl_split_alike(spec, byte_tokenizer):
     assert {r.fields["prompt"] for r in records.held_out} == set(task.held_out.texts)
     assert {r.fields["prompt"] for r in records.train} == set(task.train.texts)
     assert all(r.fields["completion"].isdigit() for r in records.train)
+
+
+def test_a_demonstration_is_shown_and_the_answer_stays_what_is_right(spec, byte_tokenizer):
+    careless = spec.replace("Vowels", "Careless")
+    task = build(careless, byte_tokenizer, reward="task")
+    assert "9" not in task.train.columns["answer"]
+    records = read_documents(DocumentConfig(source=careless))
+    shown = [r.fields["completion"] for r in (*records.train, *records.held_out)]
+    assert shown.count("9") == 20 and len(shown) == 30
 
 
 def test_what_a_task_says_of_its_split_holds(spec, byte_tokenizer):
