@@ -20,7 +20,7 @@ from rljax.errors import UserError
 from rljax.experiment import DistillExperiment
 from rljax.models import Pretrained
 from rljax.tasks import PromptSet, batch_indices, make_batch
-from rljax.tasks.documents import Data, Records, make_data, make_prompts, read_documents
+from rljax.tasks.documents import Data, Records, make_data, make_prompts, read_documents, read_found
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
@@ -125,10 +125,11 @@ def main(argv: list[str] | None = None) -> None:
         mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="distill") as run:
             print(f"run directory: {run.directory}")
+            found = read_found(config.data)  # what is wrong there costs no loading
             with host_memory(mesh):
                 student = load_start(config)
                 teacher = load_model(config.teacher.source, config.teacher.dtype)
-            records = read_documents(config.data, student.tokenizer)
+            records = read_documents(config.data, student.tokenizer, found)
             check_vocabulary(student, teacher)
             data = make_data(
                 records,

@@ -11,6 +11,7 @@ Starting again with the same --workdir goes on where the run stopped.
 from __future__ import annotations
 
 from rljax.experiment import PreferenceExperiment
+from rljax.tasks.preferences import read_source
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
@@ -27,10 +28,12 @@ def main(argv: list[str] | None = None) -> None:
         mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="dpo") as run:
             print(f"run directory: {run.directory}")
+            # What is wrong there costs no loading.
+            source = read_source(config.data.source, config.data)
             with host_memory(mesh):
                 pretrained = load_start(config)
             placement = Placement(make_layout(mesh, pretrained.model.config))
-            data = prepare_preferences(config, pretrained, run.directory, placement)
+            data = prepare_preferences(config, pretrained, run.directory, placement, source)
             learner = make_preference_learner(config, pretrained, data)
             run_supervised(config, learner, run, placement)
 

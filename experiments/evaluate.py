@@ -1,8 +1,10 @@
-"""Judge a policy beside its reference, on the same held-out prompts with the same noise.
+"""Judge a policy beside its reference, or any policies side by side, on the same held-out prompts.
 
     python experiments/evaluate.py --run runs/ppo-20260101-120000
     python experiments/evaluate.py --run runs/ppo-20260101-120000 --checkpoint best --json best.json
     python experiments/evaluate.py --model my-model --reference smollm2-135m-instruct
+    python experiments/evaluate.py --run runs/tasks/NAME --policy random retrieval rule \\
+        reference model 'model?temperature=0' 'model:smollm2-135m-instruct?chat=true'
 
 A run is judged beside the model it started from, on its own task (a supervised run on that of the
 flags); the flags of task and sampling then start from the run's, and the run may be going on.
@@ -12,40 +14,45 @@ Intervals are 95% bootstrap intervals.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 import tyro
 
-from rljax.algorithms.actor_critic import make_act
 from rljax.algorithms.batch import OnPolicyConfig
 from rljax.algorithms.checks import require_positive
 from rljax.errors import UserError
 from rljax.experiment import ON_POLICY, ModelConfig
 from rljax.models import Pretrained
-from rljax.reporting.files import write_json
-from rljax.reporting.statistics import (
-    Interval,
-    bootstrap_mean,
-    bootstrap_paired_difference,
-    most_common_words,
-    text_statistics,
+from rljax.models.tokenizer import byte_tokenizer
+from rljax.policies.loading import write
+from rljax.reporting.evaluations import (
+    cell,
+    compare,
+    describe_texts,
+    number,
+    print_comparison,
+    print_examples,
+    print_table,
+    print_words,
+    report_intervals,
 )
+from rljax.reporting.files import write_json
+from rljax.reporting.statistics import Interval, bootstrap_mean, bootstrap_paired_difference
 from rljax.rollout.distribution import SamplingConfig
-from rljax.rollout.keys import Role, role_key
-from rljax.rollout.scoring import make_score
-from rljax.tasks import Task, TaskConfig, make_task, stop_token_ids
-from rljax.tasks.evaluation import Evaluation, evaluate
-from rljax.training.compilation import announce, enable_compilation_cache
+from rljax.tasks import Task, TaskConfig, make_task, read_prompts, stop_token_ids
+from rljax.tasks.evaluation import TextEvaluation, evaluate_texts
+from rljax.tasks.sources import Rows
+from rljax.training.compilation import enable_compilation_cache
 from rljax.training.config_json import config_to_json
 from rljax.training.flags import plain_errors, validate
+from rljax.training.model_judge import Judge, Judged, own_log_probs
 from rljax.training.policies import Policy, PolicyFlags, load_model, load_policy
 from rljax.training.run import read_part
+from rljax.training.text_policies import Setting, is_model, make_text_policies
 from rljax.training.trained import MODEL_FOLDER
-from rljax.types import Completions, Prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,16 @@ class Evaluate(PolicyFlags):
 
     reference: str | None = None
     """The model to compare with, of the same vocabulary; None: what the run started from."""
+    policy: tuple[str, ...] = ()
+    """Put these side by side: random, retrieval, template, a name that the task's baselines have
+    (rule, supervised), FILE.py:FUNCTION of the prompts, model, reference, model:SOURCE and
+    run:DIRECTORY; settings follow as NAME?key=value&key=value. None: policy and reference, with KL.
+    """
+    against: str | None = None
+    """The one of `policy` that the others' scores are compared with; None: the first."""
+    report_resamples: int = 200
+    """Bootstrap resamples for intervals of what the task reports (F1, BLEU); 0: no intervals.
+    Reports that would take longer than 20 s altogether have none."""
     num_prompts: int = 128
     """Held-out prompts, from the first on."""
     batch_size: int = 32
@@ -72,7 +89,14 @@ class Evaluate(PolicyFlags):
 
     def validate(self) -> None:
         """Raise ValueError for values that mean nothing."""
-        super().validate()
+        if self.policy:
+            self._validate_policies()
+        else:
+            super().validate()
+            if self.against is not None:
+                raise ValueError("--against names one of --policy: give --policy")
+        if self.report_resamples < 0:
+            raise ValueError(f"report_resamples is {self.report_resamples}; it must be at least 0")
         require_positive(self, ("num_prompts", "batch_size", "prompt_multiple"))
         if self.examples < 0:
             raise ValueError(f"examples is {self.examples}; it must be at least 0")
@@ -80,71 +104,31 @@ class Evaluate(PolicyFlags):
             raise ValueError("no prompt is held out: set --task.held-out-fraction above 0")
         self.sampling.require_queue(self.batch_size)
 
-
-class Judged(NamedTuple):
-    """What one policy wrote, and which completions ended by themselves."""
-
-    evaluation: Evaluation
-    ended: np.ndarray
-    """[N] bool."""
-
-
-class Judge:
-    """The compiled functions that every policy of one shape is judged with."""
-
-    def __init__(self, pretrained: Pretrained, options: Evaluate, rules: OnPolicyConfig) -> None:
-        model = pretrained.model
-        eos = (
-            *pretrained.eos_token_ids,
-            *stop_token_ids(options.task, pretrained.tokenizer),
-        )
-        self.config, self.tokenizer = model.config, pretrained.tokenizer
-        self.eos, self.pad = eos, pretrained.pad_token_id
-        self.options = options
-        act = make_act(
-            model,
-            options.sampling,
-            eos,
-            self.pad,
-            truncate_token=rules.truncate_token,
-            truncate_after=rules.truncate_after,
-        )
-        self.act = jax.jit(act)
-        score = make_score(model, options.sampling, eos, rows=rules.score_rows)
-        self.log_probs = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
-        self.key = role_key(options.seed, Role.EVALUATION)
-
-    def judge(
-        self, params: Any, ref_log_probs: Callable[[Prompts, Completions], jax.Array], task: Task
-    ) -> Judged:
-        """Complete the held-out prompts and score what was written."""
-        ended: list[np.ndarray] = []
-
-        def act(batch: Prompts) -> Completions:
-            made = self.act({"policy": params}, batch, self.key)
-            is_eos = np.isin(np.asarray(made.tokens), self.eos)
-            ended.append(np.any(is_eos & np.asarray(made.mask), axis=1))
-            return made
-
-        with announce("the sampler and the scoring"):
-            result = evaluate(
-                act,
-                ref_log_probs,
-                task,
-                task.held_out,
-                np.arange(self.options.num_prompts),
-                tokenizer=self.tokenizer,
-                pad_id=self.pad,
-                batch_size=self.options.batch_size,
-                multiple=self.options.prompt_multiple,
+    def _validate_policies(self) -> None:
+        if len(set(self.policy)) < len(self.policy):
+            raise ValueError(f"policy names one twice: {self.policy}")
+        if self.against is not None and self.against not in self.policy:
+            raise ValueError(f"against is {self.against!r}; it must be one of {self.policy}")
+        if self.model is not None or self.run is not None:
+            super().validate()
+        elif self.task.prompt_tokens is not None:
+            raise ValueError(
+                f"task.prompt_tokens {self.task.prompt_tokens} are those of a model: name one by "
+                "--model or --run, or leave prompts whole with --task.prompt-tokens None"
             )
-        return Judged(result, np.concatenate(ended)[: self.options.num_prompts])
 
 
-def own_log_probs(prompts: Prompts, made: Completions) -> jax.Array:
-    """Return the policy's own log-probs: a reference's KL from itself is 0."""
-    del prompts
-    return made.log_probs
+def make_judge(pretrained: Pretrained, options: Evaluate, rules: OnPolicyConfig) -> Judge:
+    """Compile what judges models of this shape."""
+    return Judge(
+        pretrained,
+        options.sampling,
+        rules,
+        stop_token_ids=stop_token_ids(options.task, pretrained.tokenizer),
+        seed=options.seed,
+        batch_size=options.batch_size,
+        multiple=options.prompt_multiple,
+    )
 
 
 def check_vocabulary(policy: Policy, reference: Pretrained, name: str) -> None:
@@ -157,54 +141,75 @@ def check_vocabulary(policy: Policy, reference: Pretrained, name: str) -> None:
         )
 
 
-def judge_both(
-    options: Evaluate, rules: OnPolicyConfig
-) -> tuple[Policy, Task, Judged, Judged | None]:
-    """Load and judge the policy, and the reference if there is one."""
-    policy = load_policy(options)
-    pretrained = policy.pretrained
-    room = pretrained.model.config.context_length - options.sampling.max_new_tokens
-    task = make_task(options.task, pretrained.tokenizer, max_prompt_tokens=room)
+def make_held_out(options: Evaluate, tokenizer: Any, room: int, found: Rows | None = None) -> Task:
+    """Make the task, and see that it holds out as many prompts as are to be judged.
+
+    found: the prompts, where they were read before the model was loaded.
+    """
+    task = make_task(options.task, tokenizer, max_prompt_tokens=room, found=found)
     if options.num_prompts > len(task.held_out):
         raise UserError(
             f"num_prompts is {options.num_prompts}, but only {len(task.held_out)} prompts are "
             "held out: lower it, or raise --task.held-out-fraction"
         )
-    judge = Judge(pretrained, options, rules)
+    return task
+
+
+def intervals_of(result: TextEvaluation, task: Task, options: Evaluate) -> dict[str, Interval]:
+    """Put intervals on what the task reports of the first held-out prompts."""
+    if task.language is None:
+        return {}
+    columns = task.held_out.columns_at(range(options.num_prompts))
+    return report_intervals(
+        task.language.report,
+        result.completions,
+        columns,
+        num_resamples=options.report_resamples,
+    )
+
+
+def judge_both(
+    options: Evaluate, rules: OnPolicyConfig
+) -> tuple[Policy, Task, Judged, Judged | None]:
+    """Load and judge the policy, and the reference if there is one."""
+    found = read_prompts(options.task)  # what is wrong there costs no loading
+    policy = load_policy(options)
+    pretrained = policy.pretrained
+    room = pretrained.model.config.context_length - options.sampling.max_new_tokens
+    task = make_held_out(options, pretrained.tokenizer, room, found)
+    judge = make_judge(pretrained, options, rules)
     if options.reference is None:
-        return policy, task, judge.judge(pretrained.params, own_log_probs, task), None
+        return (
+            policy,
+            task,
+            judge.judge(pretrained.params, own_log_probs, task, options.num_prompts),
+            None,
+        )
     stored = pretrained.params["embed"]["embedding"].dtype
     reference = load_model(options.reference, str(pretrained.model.dtype or stored))
     check_vocabulary(policy, reference, options.reference)
     same = reference.model.config == judge.config
-    ref_judge = judge if same else Judge(reference, options, rules)
-    before = ref_judge.judge(reference.params, own_log_probs, task)
+    ref_judge = judge if same else make_judge(reference, options, rules)
+    before = ref_judge.judge(reference.params, own_log_probs, task, options.num_prompts)
     after = judge.judge(
-        pretrained.params, lambda *batch: ref_judge.log_probs(reference.params, *batch), task
+        pretrained.params,
+        lambda *batch: ref_judge.log_probs(reference.params, *batch),
+        task,
+        options.num_prompts,
     )
     return policy, task, after, before
 
 
-def describe(judged: Judged, *, with_kl: bool) -> dict[str, Any]:
+def describe(
+    judged: Judged, *, with_kl: bool, intervals: dict[str, Interval] | None = None
+) -> dict[str, Any]:
     """Summarise what a policy wrote; a policy without a reference has no KL."""
     result = judged.evaluation
-    several = len(result.components) > 1
-    parts = {n: s for n, s in result.components.items() if several and np.isfinite(s).any()}
-    return {
-        "score": bootstrap_mean(result.scores)._asdict(),
-        **{f"rewards/{n}": bootstrap_mean(scores)._asdict() for n, scores in parts.items()},
-        "reward_failures": float(result.failures),
+    return describe_texts(result, intervals) | {
         **({"kl": bootstrap_mean(result.kl)._asdict()} if with_kl else {}),
         "length": float(np.mean(result.lengths)),
         "eos_fraction": float(np.mean(judged.ended)),
-        **text_statistics(result.completions),
-        "most_common_words": most_common_words(result.completions),
     }
-
-
-def number(score: np.floating[Any]) -> float | None:
-    """Return a score; None where the reward failed."""
-    return None if np.isnan(score) else float(score)
 
 
 def side_by_side(after: Judged, before: Judged | None) -> list[dict[str, Any]]:
@@ -226,45 +231,28 @@ def side_by_side(after: Judged, before: Judged | None) -> list[dict[str, Any]]:
 
 
 def make_report(
-    options: Evaluate, policy: Policy, after: Judged, before: Judged | None
+    options: Evaluate, policy: Policy, task: Task, after: Judged, before: Judged | None
 ) -> dict[str, Any]:
     """Put together what is printed and written."""
+
+    def summarise(judged: Judged) -> dict[str, Any]:
+        intervals = intervals_of(judged.evaluation, task, options)
+        return describe(judged, with_kl=before is not None, intervals=intervals)
+
     report: dict[str, Any] = {
         "policy": policy.name,
         "step": policy.step,
         "reference": options.reference,
         "prompts": options.num_prompts,
-        "results": {"policy": describe(after, with_kl=before is not None)},
+        "results": {"policy": summarise(after)},
         "options": config_to_json(options),
         "completions": side_by_side(after, before),
     }
     if before is not None:
-        report["results"]["reference"] = describe(before, with_kl=True)
+        report["results"]["reference"] = summarise(before)
         change = bootstrap_paired_difference(before.evaluation.scores, after.evaluation.scores)
         report["difference"] = change._asdict()
     return report
-
-
-LABELS = {
-    "score": "score",
-    "reward_failures": "completions without a score",
-    "kl": "KL from reference, nats",
-    "length": "tokens",
-    "eos_fraction": "share that ends (EOS)",
-    "distinct_1": "distinct-1",
-    "distinct_2": "distinct-2",
-    "repetition": "repetition",
-    "words": "words",
-    "different_texts": "different texts",
-}
-
-
-def cell(value: Any) -> str:
-    """Write a number, or an interval."""
-    if isinstance(value, dict):
-        mean, low, high = Interval(**value)
-        return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-    return f"{value:.3f}"
 
 
 def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
@@ -275,24 +263,40 @@ def print_report(report: dict[str, Any], summary: str, examples: int) -> None:
     for name in names:
         print(f"{name}: {report[name]}")
     print(f"\n{report['prompts']} held-out prompts, 95% bootstrap intervals")
-    print(f"{'':<26}" + "".join(f"{name:<27}" for name in names).rstrip())
-    labels = {key: key for key in results["policy"] if key.startswith("rewards/")} | LABELS
-    for key, label in labels.items():
-        if key in results["policy"]:
-            cells = "".join(f"{cell(results[name][key]):<27}" for name in names)
-            print(f"{label:<26}{cells}".rstrip())
+    print_table(results, names)
     if "difference" in report:
-        print(f"{'score, paired difference':<53}{cell(report['difference'])}")
-    print("\nmost common words, and the share of completions that hold them")
-    for name in names:
-        words = (f"{word} {share:.2f}" for word, share in results[name]["most_common_words"])
-        print(f"  {name}: {', '.join(words)}")
-    for row in report["completions"][:examples]:
-        print(f"\n{row['prompt']!r}")
-        for name in names:
-            score = row[name]["score"]
-            shown = "  none" if score is None else f"{score:+.2f}"
-            print(f"  {name:<10}{shown}  {row[name]['completion']!r}")
+        print(f"{'score, paired difference':<55}{cell(report['difference'])}")
+    print_words(results, names)
+    print_examples(report["completions"], names, examples)
+
+
+def judge_policies(options: Evaluate, rules: OnPolicyConfig) -> tuple[dict[str, Any], str]:
+    """Judge every policy of the flags as texts; return the comparison and the task's summary."""
+    main = None
+    tokenizer, room = byte_tokenizer(), sys.maxsize
+    if options.model is not None or options.run is not None:
+        main = load_policy(options).pretrained
+        tokenizer = main.tokenizer
+        if any(map(is_model, options.policy)):
+            room = main.model.config.context_length - options.sampling.max_new_tokens
+    task = make_held_out(options, tokenizer, room)
+    policies = make_text_policies(
+        options.policy,
+        Setting(
+            task, options.task, options.sampling, main, options.reference, rules,
+            batch_size=options.batch_size, multiple=options.prompt_multiple, seed=options.seed,
+        ),
+    )  # fmt: skip
+    indices = np.arange(options.num_prompts)
+    asked = [task.held_out.texts[i] for i in indices]
+    results: dict[str, TextEvaluation] = {}
+    intervals = {}
+    for name, policy in policies.items():
+        texts = write(policy, asked, name=name)
+        results[name] = evaluate_texts(texts, task, task.held_out, indices)
+        intervals[name] = intervals_of(results[name], task, options)
+    comparison = compare(results, options.against or options.policy[0], intervals)
+    return comparison | {"options": config_to_json(options)}, task.summary
 
 
 def defaults(run: str) -> tuple[Evaluate, OnPolicyConfig]:
@@ -324,11 +328,15 @@ def main(argv: list[str] | None = None) -> None:
             options = tyro.cli(Evaluate, args=argv, default=default, description=__doc__)
         validate(options)
         enable_compilation_cache()
-        policy, task, after, before = judge_both(options, rules)
-        report = make_report(options, policy, after, before)
         if rules.action_mask is not None:
             print("the policy is judged without the action mask of its run's own evaluations")
-        print_report(report, task.summary, options.examples)
+        if options.policy:
+            report, summary = judge_policies(options, rules)
+            print_comparison(report, summary, options.examples)
+        else:
+            policy, task, after, before = judge_both(options, rules)
+            report = make_report(options, policy, task, after, before)
+            print_report(report, task.summary, options.examples)
         if options.json is not None:
             write_json(Path(options.json), report)
             print(f"\nwrote {options.json}")

@@ -45,9 +45,9 @@ class Generate(PolicyFlags):
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A prompt; may be given several times."""
     prompts: str | None = None
-    """A .jsonl, .csv, .tsv or .txt file of prompts."""
+    """A .jsonl, .csv, .tsv, .parquet or .txt file of prompts, a directory of them, or hf:NAME."""
     prompt_column: str = "prompt"
-    """Field of the file that holds the prompt; .txt files have none."""
+    """Field of the records that holds the prompt; plain text has none."""
     num_samples: int = 1
     """Completions of each prompt."""
     batch_size: int = 16
@@ -180,7 +180,12 @@ def read_prompts(options: Generate) -> list[str]:
     if options.prompt:
         return list(options.prompt)
     if options.prompts:
-        return [row.text for row in read_rows(options.prompts, column=options.prompt_column)]
+        return [
+            row.text
+            for row in read_rows(
+                options.prompts, column=options.prompt_column, flag="--prompt-column"
+            )
+        ]
     if sys.stdin.isatty():
         raise UserError("no prompt: give --prompt or --prompts, pipe some in, or --interactive")
     lines = [line.rstrip("\r\n") for line in sys.stdin]

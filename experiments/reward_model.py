@@ -22,6 +22,7 @@ from rljax.reporting.calibration import calibration
 from rljax.reporting.statistics import bootstrap_mean
 from rljax.rewards.learned import FOLDER, RewardSettings, save_reward_model
 from rljax.tasks.preference_batches import PreferenceData
+from rljax.tasks.preferences import read_source
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.manifest import write_text_atomically
@@ -110,9 +111,11 @@ def main(argv: list[str] | None = None) -> None:
         mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="reward-model") as run:
             print(f"run directory: {run.directory}")
+            # What is wrong there costs no loading.
+            source = read_source(config.data.source, config.data)
             with host_memory(mesh):
                 pretrained = load_start(config)
-            data = load_reward_data(config, pretrained)
+            data = load_reward_data(config, pretrained, source)
             print(data.summary)
             normalise = make_reward_normalise(config, pretrained, data)
             learner = make_reward_learner(config, pretrained, data, normalise)

@@ -11,7 +11,7 @@ turns, `text` whole. Starting again with the same --workdir goes on where the ru
 from __future__ import annotations
 
 from rljax.experiment import TextExperiment
-from rljax.tasks.documents import read_documents
+from rljax.tasks.documents import read_documents, read_found
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
@@ -28,9 +28,10 @@ def main(argv: list[str] | None = None) -> None:
         mesh = open_mesh(config.mesh)
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="sft") as run:
             print(f"run directory: {run.directory}")
+            found = read_found(config.data)  # what is wrong there costs no loading
             with host_memory(mesh):
                 pretrained = load_start(config)
-            records = read_documents(config.data, pretrained.tokenizer)
+            records = read_documents(config.data, pretrained.tokenizer, found)
             data = make_text_data(config, pretrained, records)
             print(data.summary)
             placement = Placement(make_layout(mesh, pretrained.model.config))

@@ -23,6 +23,7 @@ from rljax.models.scratch import ArchitectureConfig, parse_tokenizer
 from rljax.models.trainable import make_trainable
 from rljax.rollout.agreement import check_bounds
 from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.exploration import ExplorationConfig
 from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
 from rljax.tasks.preferences import PreferenceConfig
@@ -45,6 +46,7 @@ class OnPolicyExperiment(abc.ABC):
     task: TaskConfig = TaskConfig()
     environment: EnvironmentConfig = EnvironmentConfig()
     sampling: SamplingConfig = SamplingConfig()
+    exploration: ExplorationConfig = ExplorationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     lora: LoRAConfig = LoRAConfig()
@@ -117,7 +119,8 @@ class OnPolicyExperiment(abc.ABC):
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature is 0 (greedy): the policy has to sample")
         self.sampling.require_queue(self.algorithm.batch_size)
-        self.algorithm.check_sampler(self.sampling)
+        self.exploration.check(self.sampling, self.steps)
+        self.algorithm.check_sampler(self.sampling, mixed=self.exploration.mixes)
         if self.eval_prompts and self.task.held_out_fraction == 0:
             raise ValueError(
                 "eval_prompts needs held-out prompts: set task.held_out_fraction above 0, "

@@ -13,11 +13,10 @@ import inspect
 import json
 import sys
 import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from rljax.errors import UserError
@@ -113,17 +112,10 @@ def load_class(name: str, base: type, known: Mapping[str, str], *, what: str) ->
 def construct(kind: type, settings: Mapping[str, str], *, what: str) -> Any:
     """Call a class with settings given as texts, read as its constructor's annotations say.
 
-    Raises SpecError for a setting that it does not take, one that does not fit its type, and for
-    what the constructor itself refuses (ValueError, TypeError).
+    Raises SpecError as `typed_settings`, and for what the constructor refuses (ValueError,
+    TypeError).
     """
-    parameters = inspect.signature(kind, eval_str=True).parameters
-    given = {}
-    for name, text in settings.items():
-        if name not in parameters:
-            near = difflib.get_close_matches(name, parameters, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise SpecError(f"{what} takes no setting {name!r}{hint}: it has {sorted(parameters)}")
-        given[name] = _read(text, parameters[name].annotation, f"{what}: the setting {name}")
+    given = typed_settings(what, kind, settings)
     try:
         return kind(**given)
     except (TypeError, ValueError) as error:
@@ -132,32 +124,59 @@ def construct(kind: type, settings: Mapping[str, str], *, what: str) -> Any:
         raise SpecError(f"{what}: {error}") from error
 
 
-def _read(text: str, hint: Any, what: str) -> Any:
-    """Read a setting: a text stays one; other types are written as JSON writes them."""
-    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
-    if hint is inspect.Parameter.empty:
-        kinds = (str,)
-    if type(None) in kinds and text in ("None", "null"):
-        return None
-    if str in kinds:
-        return text
+def typed_settings(what: str, function: Any, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Convert settings to the types of a function's arguments (of a class: its constructor's).
+
+    what: how messages begin. Raises SpecError for one that it does not take, and for a value of
+    another type.
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters
+    named = [
+        n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    made = {}
+    for name, text in settings.items():
+        if name not in named and not open_ended:
+            near = difflib.get_close_matches(name, named, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise SpecError(f"{what}: there is no setting {name!r}{hint}; it has {named}")
+        annotation = parameters[name].annotation if name in named else Any
+        kind: Any = Any if annotation is inspect.Parameter.empty else annotation
+        fits, made[name] = _convert(text, kind)
+        if not fits:
+            shown = getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
+            raise SpecError(f"{what}: {name} is {text!r}; it must be {shown}")
+    return made
+
+
+def plain_value(text: str) -> Any:
+    """Read a setting of unknown type: numbers, true, false, null and lists as JSON, else text."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError:
-        value = {"True": True, "False": False}.get(text, text)
-    if float in kinds and type(value) is int:
-        return float(value)
-    if typing.get_origin(kinds[0]) is tuple and isinstance(value, list):
-        return tuple(value)
-    if typing.get_origin(kinds[0]) is typing.Literal:
-        if text not in typing.get_args(kinds[0]):
-            raise SpecError(f"{what} is {text!r}; it must be one of {typing.get_args(kinds[0])}")
         return text
-    if type(value) not in kinds:
-        names = " or ".join(getattr(k, "__name__", str(k)) for k in kinds if k is not type(None))
-        raise SpecError(f"{what} is {text!r}; it must be {names}")
-    return value
 
 
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+def _convert(text: str, kind: Any) -> tuple[bool, Any]:
+    """Read a text as a value of a type: does it fit, and the value."""
+    origin, choices = get_origin(kind), get_args(kind)
+    value = plain_value(text)
+    if kind is Any:
+        return True, value
+    if origin in (Union, types.UnionType):
+        found = [_convert(text, choice) for choice in sorted(choices, key=lambda c: c is str)]
+        return next((pair for pair in found if pair[0]), (False, None))
+    if origin is Literal:
+        matching = [choice for choice in choices if text == str(choice)]
+        return bool(matching), matching[0] if matching else None
+    if kind is str:
+        return True, text
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number, float(value) if number else None
+    if kind in (tuple, list) or origin in (tuple, list):
+        return isinstance(value, list), (origin or kind)(value) if isinstance(value, list) else None
+    if kind in (int, bool, type(None)):
+        return type(value) is kind, value
+    return True, value

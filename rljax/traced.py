@@ -21,6 +21,11 @@ def is_zero(number: Any) -> bool:
     return not isinstance(number, jax.core.Tracer) and number == 0
 
 
+def is_one(share: Any) -> bool:
+    """Say whether a share takes all of something; a traced one never does."""
+    return not isinstance(share, jax.core.Tracer) and share == 1
+
+
 def check(config: Any) -> None:
     """Call config.validate(), unless one of its numbers is traced: they have been validated."""
     if not _traced(config):

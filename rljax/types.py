@@ -36,6 +36,15 @@ class Completions(NamedTuple):
     """[B, C] float32: the critic's estimate before each token; 0 where the mask is false."""
     allowed: jax.Array | None = None
     """[B, C] float32: how many tokens a masking policy allowed (NLPO); None without one."""
+    policy_log_probs: jax.Array | None = None
+    """[B, C] float32 under the policy itself, where log_probs are those of a mixture with uniform
+    tokens that was sampled from; 0 after the end. None: they are the policy's."""
+
+    @property
+    def own_log_probs(self) -> jax.Array:
+        """[B, C]: the log-probs under the policy itself."""
+        return self.log_probs if self.policy_log_probs is None else self.policy_log_probs
+
     seen: jax.Array | None = None
     """[B, C] bool, true on all tokens of a conversation, those that the environment wrote between
     the policy's included; they come first in a row. None: there are no others than the mask's."""
@@ -100,6 +109,8 @@ class TrainState(NamedTuple):
     """The masking policy (NLPO): an earlier params["policy"]; None without one."""
     ahead: Ahead | None = None
     """The batch of the next step, where it is sampled ahead; the compiled programs get None."""
+    entropy_coef: jax.Array | None = None
+    """Weight of the entropy bonus, where it moves (target_entropy); None: the config's."""
 
 
 class SupervisedState(NamedTuple):

@@ -65,12 +65,14 @@ def init_state(
     base: Params | None = None,
     masked: bool = False,
     frozen_dtype: Any = None,
+    entropy_coef: jax.Array | None = None,
 ) -> TrainState:
     """Make the state before the first step; reference and separate critic start as the policy.
 
     base: the frozen parameters where `policy` is only a part; they are the reference. masked: with
     a masking policy, which starts as the policy. frozen_dtype: what matrices of copies of the
-    policy, the reference and the masking policy, are held in; None: as the policy's. The value head
+    policy, the reference and the masking policy, are held in; None: as the policy's. entropy_coef:
+    the weight of the entropy bonus, where it will move. The value head
     is zero (Ziegler et al. 2019, code), so that values start at 0.
     """
     head = init_value_head(hidden_size)
@@ -92,6 +94,7 @@ def init_state(
         score_moments=init_running_moments(),
         step=jnp.int32(0),
         mask_params=copied() if masked else None,
+        entropy_coef=entropy_coef,
     )
 
 
@@ -152,6 +155,17 @@ def critic_values(
     return jnp.where(completions.mask, values, 0)
 
 
+def mask_completions(completions: Completions, mask: jax.Array) -> Completions:
+    """Take tokens out of completions: what is known of them is 0 where the mask [B, C] is false."""
+    own = completions.policy_log_probs
+    return completions._replace(
+        mask=mask,
+        log_probs=jnp.where(mask, completions.log_probs, 0),
+        values=jnp.where(mask, completions.values, 0),
+        policy_log_probs=None if own is None else jnp.where(mask, own, 0),
+    )
+
+
 def make_act(
     model: Model,
     sampling: SamplingConfig,
@@ -163,14 +177,16 @@ def make_act(
     action_mask: ActionMask | None = None,
     group: int = 1,
     buckets: Buckets = ONE_WIDTH,
+    epsilon: float | jax.Array = 0.0,
 ) -> Act:
     """Build act(params, prompts, key[, mask_params]) -> Completions: sample, truncate, value.
 
     Values of a shared critic come out of the decode; a separate critic runs once over the result,
-    by length as `buckets` say. action_mask, mask_params, group: as `make_continuous_sampler`'s.
+    by length as `buckets` say. action_mask, mask_params, group, epsilon: as
+    `make_continuous_sampler`'s.
     """
     sample = make_continuous_sampler(
-        model, sampling, eos_token_ids, pad_token_id, action_mask, group
+        model, sampling, eos_token_ids, pad_token_id, action_mask, group, epsilon
     )
 
     def act(
@@ -185,12 +201,7 @@ def make_act(
                 truncate_after=truncate_after,
                 pad_id=pad_token_id,
             )
-            made = made._replace(
-                tokens=tokens,
-                mask=mask,
-                log_probs=jnp.where(mask, made.log_probs, 0),
-                values=jnp.where(mask, made.values, 0),
-            )
+            made = mask_completions(made._replace(tokens=tokens), mask)
         if "critic" in params:
             critic = params["critic"]
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.algorithms.actor_critic import Compose, complete_params
+from rljax.algorithms.actor_critic import Compose, complete_params, mask_completions
 from rljax.algorithms.buckets import Shorten, shorten_rollouts
 from rljax.algorithms.checks import require, require_positive
 from rljax.algorithms.learner import Learn, Metrics, Params, make_learner
+from rljax.entropy import next_entropy_coef
 from rljax.kl import KLConfig
 from rljax.masking import LossAggregation, has_any_of, token_weights
 from rljax.models.transformer import Model
@@ -61,10 +62,16 @@ class OnPolicyConfig:
     """token: mean over tokens; sequence: mean of sequence means; constant: over B * slots."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus; 0 does not compute it."""
+    target_entropy: float | None = None
+    """Move the weight of the bonus, from entropy_coef on, so that the entropy of the policy's
+    tokens stays near so many nats in the mean (Haarnoja et al. 2018, section 5); None: it stays."""
+    entropy_rate: float = 0.1
+    """By how much the log of that weight moves at a step, for each nat that the entropy is off."""
     importance_cap: float | None = None
     """Weigh tokens by their probability under the policy that a step starts from, over that under
     the policy that sampled them, at most this (2 is usual); ratios are then to the former. For
-    batches that an earlier or a coarser policy samples. None: both are taken for one."""
+    batches that an earlier policy, a coarser one, or a mixture with uniform tokens samples
+    (exploration.epsilon). None: both are taken for one."""
     kl: KLConfig = KLConfig(coef=0.15, controller="openai")
     """The penalty that keeps the policy near its reference."""
     missing_eos_penalty: float | None = None
@@ -161,14 +168,32 @@ class OnPolicyConfig:
             importance_cap=(
                 self.importance_cap is None or self.importance_cap >= 1, "at least 1, or None"
             ),
+            entropy_coef=(
+                self.target_entropy is None or self.entropy_coef > 0,
+                "above 0 with target_entropy, which multiplies it",
+            ),
+            target_entropy=(self.target_entropy is None or self.target_entropy > 0, "positive"),
+            entropy_rate=(
+                self.entropy_rate > 0
+                and (
+                    self.target_entropy is not None
+                    or self.entropy_rate == OnPolicyConfig.entropy_rate
+                ),
+                "above 0, and left as it is without target_entropy, which reads it",
+            ),
             clip_scores=(self.clip_scores is None or self.clip_scores > 0, "positive"),
             truncate_after=(self.truncate_after >= 0, "at least 0"),
             ref_sync_every=(self.ref_sync_every >= 0, "at least 0"),
             ref_sync_mix=(0 < self.ref_sync_mix <= 1, "in (0, 1]"),
         )  # fmt: skip
 
-    def check_sampler(self, sampling: SamplingConfig) -> None:
-        """Raise ValueError where samples in 8 bits do not go with how they are learnt."""
+    def check_sampler(self, sampling: SamplingConfig, *, mixed: bool = False) -> None:
+        """Raise ValueError where samples in 8 bits, or mixed ones, do not go with what learns."""
+        if mixed and not self.allows_stale:
+            raise ValueError(
+                "exploration.epsilon samples from another policy than the learner's, which has to "
+                "be weighted: set importance_cap (2 is usual), or epsilon to 0"
+            )
         if not sampling.coarse:
             return
         said = f"sampling.weights {sampling.weights} and sampling.cache {sampling.cache}"
@@ -197,11 +222,7 @@ def drop_failed(rollout: Rollout, scores: jax.Array) -> tuple[Rollout, jax.Array
     good = ~jnp.isnan(scores)
     completions = rollout.completions
     mask = completions.mask & good[:, None]
-    completions = completions._replace(
-        mask=mask,
-        log_probs=jnp.where(mask, completions.log_probs, 0),
-        values=jnp.where(mask, completions.values, 0),
-    )
+    completions = mask_completions(completions, mask)
     ref_log_probs = jnp.where(mask, rollout.ref_log_probs, 0)
     dropped = rollout._replace(completions=completions, ref_log_probs=ref_log_probs)
     return dropped, jnp.where(good, scores, 0), good
@@ -285,6 +306,39 @@ def next_state(
         score_moments=moments,
         step=state.step + 1,
     )
+
+
+def init_entropy_coef(config: OnPolicyConfig) -> jax.Array | None:
+    """Return where the weight of the entropy bonus starts; None: it does not move."""
+    if config.target_entropy is None:
+        return None
+    return jnp.asarray(config.entropy_coef, jnp.float32)
+
+
+def entropy_coef_of(config: OnPolicyConfig, state: TrainState) -> float | jax.Array:
+    """Return the weight of the entropy bonus at a step."""
+    return config.entropy_coef if state.entropy_coef is None else state.entropy_coef
+
+
+def steer_entropy(
+    config: OnPolicyConfig,
+    state: TrainState,
+    report: Metrics,
+    factor: jax.Array | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Move the weight of the entropy bonus after a step, where it moves; say what it was.
+
+    report: with the policy's mean entropy in the step's passes. factor: 0 while the policy stands
+    still, and the weight with it; None: 1.
+    """
+    coef = state.entropy_coef
+    if coef is None or config.target_entropy is None:
+        return state, {}
+    rate = config.entropy_rate if factor is None else config.entropy_rate * factor
+    moved = next_entropy_coef(
+        coef, report["policy/entropy"], target=config.target_entropy, rate=rate
+    )
+    return state._replace(entropy_coef=moved), {"objective/entropy_coef": coef}
 
 
 def loss_weights(config: OnPolicyConfig, mask: jax.Array) -> jax.Array:

@@ -21,11 +21,13 @@ from rljax.algorithms.actor_critic import Compose, all_trained
 from rljax.algorithms.batch import (
     OnPolicyConfig,
     drop_failed,
+    entropy_coef_of,
     final_scores,
     loss_weights,
     make_batch_learner,
     make_loss_score,
     next_state,
+    steer_entropy,
 )
 from rljax.algorithms.importance import make_correct
 from rljax.algorithms.learner import Metrics
@@ -283,12 +285,19 @@ def policy_losses(
 
 
 def loss_fn(
-    params: Params, kl_coef: jax.Array, batch: Minibatch, *, score: Score, config: GRPOConfig
+    params: Params,
+    coefs: tuple[jax.Array, float | jax.Array],
+    batch: Minibatch,
+    *,
+    score: Score,
+    config: GRPOConfig,
 ) -> tuple[jax.Array, Metrics]:
     """Compute policy loss + kl_coef KL (where it is in the loss) - entropy_coef entropy.
 
-    With a minibatch in parts, the parts' losses and metrics (but maxima) add up to the whole's.
+    coefs: these two. With a minibatch in parts, the parts' losses and metrics (but maxima) add up
+    to the whole's.
     """
+    kl_coef, entropy_coef = coefs
     rollout, completions = batch.rollout, batch.rollout.completions
     mask, old = completions.mask, completions.log_probs
     group = config.learnt_group
@@ -301,7 +310,7 @@ def loss_fn(
     losses, clipped = policy_losses(config, log_probs, log_ratio, batch.advantages)
     policy_loss = weighted_loss(losses, batch.policy_weights)
     entropy = weighted_loss(scored.entropy, batch.weights)
-    loss = policy_loss - config.entropy_coef * entropy
+    loss = policy_loss - entropy_coef * entropy
     metrics = ratio_metrics(policy_loss, clipped, token_ratio, log_ratio, batch.shares)
     if config.kl_place == "loss":
         kl = kl_estimate(log_probs, rollout.ref_log_probs, config.kl.estimator)
@@ -340,7 +349,7 @@ def make_update(
         config,
         optimizer,
         compose,
-        lambda params, kl_coef, batch: loss_fn(params, kl_coef, batch, score=score, config=config),
+        lambda params, coefs, batch: loss_fn(params, coefs, batch, score=score, config=config),
         config.learnt_group,
     )
 
@@ -371,7 +380,7 @@ def make_update(
             learnt = mask & ~cut_off(rollout.completions, eos_token_ids)[:, None]
         trained, metrics = learn(
             (state.params, state.opt_state),
-            (state.ref_params, state.kl_coef),
+            (state.ref_params, (state.kl_coef, entropy_coef_of(config, state))),
             (proximal, learnt, advantages, weights),
             lambda rows: make_minibatch(config, *rows),
             key,
@@ -382,6 +391,8 @@ def make_update(
             "objective/kl_coef": state.kl_coef,
             "objective/informative_groups": jnp.mean(informative.astype(jnp.float32)),
         }
+        state, steered = steer_entropy(config, state, report)
+        report |= steered
         kl_coef = controller.update(state.kl_coef, kl, scores.shape[0])
         return next_state(state, trained, moments, kl_coef), report
 

@@ -1,4 +1,5 @@
-"""Learn from what another policy sampled: the previous parameters, or a coarser arithmetic.
+"""Learn from what another policy sampled: the previous parameters, a coarser arithmetic, or a
+mixture with uniform tokens.
 
 Three policies: `old` sampled and gave its log-probabilities, `proximal` is the one that a step
 starts from, and the third is learnt. The surrogate's ratio, with its clip, is learnt / proximal,
@@ -75,16 +76,23 @@ def make_correct(
     the rollout is left as it is.
 
     per_sequence: all tokens of a completion share the weight of their mean log-ratio, which is the
-    ratio of GSPO. policies: as `make_policy_log_probs`'s.
+    ratio of GSPO. policies: as `make_policy_log_probs`'s. Where a mixture with uniform tokens was
+    sampled, the sampler gave the policy's own log-probs, which are the proximal ones: the learner's
+    ratio to them, and with it health/sampler_logprob_gap, starts at 1 as without a mixture.
+    Raises ValueError for such completions without a cap (at trace time).
     """
     cap = config.importance_cap
     log_probs = make_policy_log_probs(score, compose, config.sampled_group, config.buckets)
 
     def correct(policies: Any, rollout: Rollout) -> Corrected:
+        made = rollout.completions
+        own = made.policy_log_probs
         if cap is None:
+            if own is not None:
+                raise ValueError("a mixture with uniform tokens was sampled: set importance_cap")
             return Corrected(rollout, None, {})
-        mask, old = rollout.completions.mask, rollout.completions.log_probs
-        proximal = rollout.proximal_log_probs
+        mask, old = made.mask, made.log_probs
+        proximal = own if rollout.proximal_log_probs is None else rollout.proximal_log_probs
         if proximal is None:
             proximal = jax.lax.stop_gradient(over_rows(log_probs)(policies, rollout))
         proximal = jnp.where(mask, proximal, 0)  # failed completions are masked
@@ -93,7 +101,9 @@ def make_correct(
             log_ratio = sequence_log_ratio(proximal, old, mask)
         weights = truncated_importance_weights(log_ratio, mask, cap=cap)
         metrics = importance_metrics(old, proximal, log_ratio, weights, mask, cap=cap)
-        completions = rollout.completions._replace(log_probs=proximal)
+        if own is not None:
+            metrics = {name: x for name, x in metrics.items() if not name.startswith("health/")}
+        completions = made._replace(log_probs=proximal, policy_log_probs=None)
         rollout = rollout._replace(completions=completions, proximal_log_probs=None)
         return Corrected(rollout, weights, metrics)
 

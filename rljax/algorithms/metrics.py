@@ -14,9 +14,15 @@ from rljax.types import Completions, Rollout
 
 
 def rollout_kl(rollout: Rollout) -> jax.Array:
-    """Estimate KL(policy || reference) by k1: mean over completions of nats per completion."""
+    """Estimate KL(policy || reference) by k1: mean over completions of nats per completion.
+
+    Of tokens that a mixture with uniform ones has sampled, each counts pi / mu times: given its
+    prefix, that is the policy's own KL.
+    """
     completions = rollout.completions
-    k1 = kl_estimate(completions.log_probs, rollout.ref_log_probs, "k1")
+    k1 = kl_estimate(completions.own_log_probs, rollout.ref_log_probs, "k1")
+    if completions.policy_log_probs is not None:
+        k1 *= jnp.exp(completions.policy_log_probs - completions.log_probs)
     total = jnp.sum(jnp.where(completions.mask, k1, 0), axis=1)
     return masked_mean(total, jnp.any(completions.mask, axis=1))
 

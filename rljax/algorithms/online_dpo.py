@@ -99,6 +99,7 @@ class OnlineDPOConfig(OnPolicyConfig):
             ),
             kl=(self.kl == NO_KL, "left as it is: beta ties the policy to its reference"),
             entropy_coef=(self.entropy_coef == 0, "0: there is no entropy bonus"),
+            target_entropy=(self.target_entropy is None, "None: there is no entropy bonus"),
             importance_cap=(
                 self.importance_cap is None, "None: a preference holds whoever wrote the pair"
             ),
@@ -219,7 +220,7 @@ def make_update(
             config, eos_token_ids, state.score_moments, rollout, scores, good
         )
         batch, places, signs = choose_pairs(rollout, final, good, config.samples_per_prompt)
-        old = jnp.sum(rollout.completions.log_probs, axis=1)[places]
+        old = jnp.sum(rollout.completions.own_log_probs, axis=1)[places]
         mask = rollout.completions.mask
         advantages = jnp.where(mask, signs[:, None], 0)
         report = rollout_metrics(

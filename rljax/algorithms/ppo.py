@@ -28,11 +28,13 @@ from rljax.algorithms.actor_critic import Compose, all_trained, complete_mask, c
 from rljax.algorithms.batch import (
     OnPolicyConfig,
     drop_failed,
+    entropy_coef_of,
     final_scores,
     loss_weights,
     make_batch_learner,
     make_loss_score,
     next_state,
+    steer_entropy,
 )
 from rljax.algorithms.importance import make_correct
 from rljax.algorithms.learner import Metrics
@@ -190,7 +192,7 @@ def make_minibatch(
 
 def loss_fn(
     params: Params,
-    mask_params: Params | None,
+    context: tuple[Params | None, float | jax.Array],
     batch: Minibatch,
     *,
     model: Model,
@@ -199,11 +201,13 @@ def loss_fn(
 ) -> tuple[jax.Array, Metrics]:
     """Compute policy loss + value_coef value loss - entropy_coef entropy, and its metrics.
 
-    mask_params: the masking policy, whose head runs again; its trunk's states are in the batch.
+    context: the masking policy, whose head runs again (its trunk's states are in the batch), and
+    entropy_coef.
     With a minibatch in parts, the parts' losses and metrics (but maxima) add up to the whole's.
     """
     rollout, completions = batch.rollout, batch.rollout.completions
-    prompts, group = rollout.prompts, config.learnt_group
+    (mask_params, entropy_coef), prompts = context, rollout.prompts
+    group = config.learnt_group
     masking = (mask_params, rollout.mask_hidden)
     scored = score(params["policy"], prompts, completions, *masking, group=group)
     values = critic_values(model, params, prompts, completions, scored.hidden, group)
@@ -221,7 +225,7 @@ def loss_fn(
     policy_loss = weighted_loss(policy_losses, batch.policy_weights)
     value_loss = weighted_loss(value_losses, batch.weights)
     entropy = weighted_loss(scored.entropy, batch.weights)
-    loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+    loss = policy_loss + config.value_coef * value_loss - entropy_coef * entropy
     log_ratio = scored.log_probs - completions.log_probs
     metrics = ratio_metrics(policy_loss, clipped, log_ratio, log_ratio, batch.shares) | {
         "value/loss": value_loss,
@@ -264,8 +268,8 @@ def make_update(
         config,
         optimizer,
         compose,
-        lambda params, mask_params, batch: loss_fn(
-            params, mask_params, batch, model=model, score=score, config=config
+        lambda params, context, batch: loss_fn(
+            params, context, batch, model=model, score=score, config=config
         ),
         config.learnt_group,
     )
@@ -290,13 +294,15 @@ def make_update(
             estimator=config.kl.estimator,
             turn_rewards=rollout.turn_rewards,
         )
+        masking = complete_mask(compose, state.mask_params, state.ref_params)
+        factor = policy_factor(config, state.step)
         trained, metrics = learn(
             (state.params, state.opt_state),
-            (state.ref_params, complete_mask(compose, state.mask_params, state.ref_params)),
+            (state.ref_params, (masking, entropy_coef_of(config, state))),
             (proximal, rewards, weights),
             lambda rows: make_minibatch(config, *rows),
             key,
-            policy_factor=policy_factor(config, state.step),
+            policy_factor=factor,
         )
         advantages, returns = advantages_and_returns(config, completions, rewards)
         report = rollout_metrics(rollout, scores, good, final, rewards, advantages, eos_token_ids)
@@ -305,6 +311,8 @@ def make_update(
         report |= {"objective/kl": kl, "objective/kl_coef": state.kl_coef}
         if completions.allowed is not None:
             report["policy/allowed_tokens"] = masked_mean(completions.allowed, completions.mask)
+        state, steered = steer_entropy(config, state, report, factor)
+        report |= steered
         kl_coef = controller.update(state.kl_coef, kl, scores.shape[0])
         return next_state(state, trained, moments, kl_coef), report
 

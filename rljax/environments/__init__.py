@@ -1,4 +1,4 @@
-"""Text environments: a language task as episodes of turns, and where they are found."""
+"""Language tasks as Markov decision processes: text environments, and token MDPs in pure JAX."""
 
 from rljax.environments.loading import MakeEnvironment, load_environment
 from rljax.environments.text import (

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from rljax.environments.loading import MakeEnvironment, plain_value
+from rljax.environments.loading import MakeEnvironment
 from rljax.environments.text import EnvironmentFailure, TextEnvironment
+from rljax.specs import plain_value
 
 
 def make_gymnasium(name: str, settings: dict[str, str]) -> MakeEnvironment:

@@ -9,15 +9,11 @@ each optionally followed by `?key=value&key=value`.
 from __future__ import annotations
 
 import importlib
-import inspect
-import json
-import types
 from collections.abc import Callable
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-from urllib.parse import parse_qsl
+from typing import Any
 
 from rljax.environments.text import EnvironmentFailure, TextEnvironment
-from rljax.plugins import Plugin
+from rljax.specs import SpecError, load_module, split_spec, typed_settings
 
 MakeEnvironment = Callable[[], TextEnvironment]
 """Makes one environment of many that are played side by side."""
@@ -28,12 +24,9 @@ ADAPTORS = {
     "reasoning-gym": "rljax.environments.reasoning:make_reasoning",
 }
 """Prefix -> function(name, settings) -> MakeEnvironment; imported where the prefix is used."""
-ENVIRONMENT = Plugin(
-    "environment",
+FORMS = (
     "an environment is 'path/to/file.py:Class', 'package.module:Class', 'gymnasium:ID', "
-    "'textarena:ID' or 'reasoning-gym:TASK', each with settings behind it as "
-    "'?key=value&key=value'",
-    EnvironmentFailure,
+    "'textarena:ID' or 'reasoning-gym:TASK', each with settings behind it as '?key=value&key=value'"
 )
 
 
@@ -45,14 +38,11 @@ def load_environment(spec: str) -> MakeEnvironment:
     setting that it does not take, or of another type; a class that cannot be made, or has no
     `reset` and `step`.
     """
-    target, _, query = spec.partition("?")
-    settings = read_settings(spec, query)
-    source, name = ENVIRONMENT.split(target)
-    if source in ADAPTORS:
-        module, function = ADAPTORS[source].split(":")
-        make = getattr(importlib.import_module(module), function)(name, settings)
-    else:
-        make = _own_class(spec, ENVIRONMENT.load(spec, source, name), settings)
+    try:
+        target, settings = split_spec(spec)
+        make = _find(spec, target, settings)
+    except SpecError as error:
+        raise EnvironmentFailure(str(error)) from error
     try:
         first = make()
     except EnvironmentFailure:
@@ -68,26 +58,22 @@ def load_environment(spec: str) -> MakeEnvironment:
     return make
 
 
-def read_settings(spec: str, query: str) -> dict[str, str]:
-    """Split `key=value&key=value`; raise EnvironmentFailure for anything else."""
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        pairs = None
-    if pairs is None or len(dict(pairs)) < len(pairs):
-        raise EnvironmentFailure(
-            f"environment {spec!r}: its settings must be key=value&key=value, each key once; they "
-            f"are {query!r}"
-        )
-    return dict(pairs)
-
-
-def plain_value(text: str) -> Any:
-    """Read a setting of unknown type: numbers, true, false, null and lists as JSON, else text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+def _find(spec: str, target: str, settings: dict[str, str]) -> MakeEnvironment:
+    """Find what an adaptor, a module or a file makes with these settings."""
+    prefix, _, rest = target.partition(":")
+    if prefix in ADAPTORS and rest:
+        place, function = ADAPTORS[prefix].split(":")
+        return getattr(importlib.import_module(place), function)(rest, settings)
+    source, _, name = target.rpartition(":")
+    if not source or not name:
+        raise EnvironmentFailure(f"unknown environment {spec!r}: {FORMS}")
+    module = load_module(source, what=f"environment {spec!r}")
+    found = getattr(module, name, None)
+    if found is None:
+        things = vars(module).items()
+        known = sorted(n for n, v in things if callable(v) and not n.startswith("_"))
+        raise EnvironmentFailure(f"environment {spec!r}: {source} has no {name!r}; it has {known}")
+    return _own_class(spec, found, settings)
 
 
 def _own_class(spec: str, found: Any, settings: dict[str, str]) -> MakeEnvironment:
@@ -98,50 +84,3 @@ def _own_class(spec: str, found: Any, settings: dict[str, str]) -> MakeEnvironme
         )
     arguments = typed_settings(f"environment {spec!r}", found, settings)
     return lambda: found(**arguments)
-
-
-def typed_settings(where: str, function: Any, settings: dict[str, str]) -> dict[str, Any]:
-    """Convert settings to the types of a function's arguments (of a class: its constructor's).
-
-    Raises EnvironmentFailure for one that it does not take, and for a value of another type.
-    """
-    parameters = inspect.signature(function).parameters
-    named = [
-        n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    hints = get_type_hints(function.__init__ if isinstance(function, type) else function)
-    made = {}
-    for name, text in settings.items():
-        if name not in named and not open_ended:
-            raise EnvironmentFailure(f"{where}: there is no setting {name!r}; it has {named}")
-        kind = hints.get(name, Any)
-        fits, made[name] = _convert(text, kind)
-        if not fits:
-            shown = getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
-            raise EnvironmentFailure(f"{where}: {name} is {text!r}; it must be {shown}")
-    return made
-
-
-def _convert(text: str, kind: Any) -> tuple[bool, Any]:
-    """Read a text as a value of a type: does it fit, and the value."""
-    origin, choices = get_origin(kind), get_args(kind)
-    value = plain_value(text)
-    if kind is Any:
-        return True, value
-    if origin in (Union, types.UnionType):
-        found = [_convert(text, choice) for choice in choices]
-        return next((pair for pair in found if pair[0]), (False, None))
-    if origin is Literal:
-        matching = [choice for choice in choices if text == str(choice)]
-        return bool(matching), matching[0] if matching else None
-    if kind is str:
-        return True, text
-    if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number, float(value) if number else None
-    if kind in (tuple, list) or origin in (tuple, list):
-        return isinstance(value, list), (origin or kind)(value) if isinstance(value, list) else None
-    if kind in (int, bool, type(None)):
-        return type(value) is kind, value
-    return True, value

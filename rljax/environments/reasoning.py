@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from rljax.environments.loading import MakeEnvironment, plain_value
+from rljax.environments.loading import MakeEnvironment
 from rljax.environments.text import EnvironmentFailure
+from rljax.specs import plain_value
 
 OWN = ("seed", "size")
 """Settings that belong to the episodes: the seed of each chooses its problem."""

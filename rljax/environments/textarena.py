@@ -15,8 +15,9 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from rljax.environments.loading import MakeEnvironment, plain_value
+from rljax.environments.loading import MakeEnvironment
 from rljax.environments.text import EnvironmentFailure
+from rljax.specs import plain_value
 
 RAW = "-raw"
 """The package's ending for a game without wrappers around its observations."""

@@ -173,6 +173,25 @@ class WeightedRewards:
             parts[index] = judge_scores(found[: len(completions)])
         return combine_judgements(self.names, [parts[i] for i in range(len(parts))], self.weights)
 
+    def judge_texts(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> Judgement:
+        """Judge n completions that are texts alone, as `judge` does.
+
+        Raises RewardError where one of the rewards judges tokens.
+        """
+        if self._on_tokens:
+            names = [self.names[index] for index in self._on_tokens]
+            raise RewardError(
+                f"the rewards {names} judge tokens, but a policy may write text alone: take a text "
+                "reward, such as exact_match for exact_match_tokens"
+            )
+        parts = self._judge_texts(prompts, completions, columns)
+        return combine_judgements(self.names, [parts[i] for i in range(len(parts))], self.weights)
+
     def _judge_texts(
         self,
         prompts: Sequence[str],

@@ -38,6 +38,7 @@ from rljax.rollout.sampler import (
 )
 from rljax.rollout.scoring import whole_group
 from rljax.shares import gathered
+from rljax.traced import is_zero
 from rljax.types import Completions, Prompts
 
 Params = dict[str, Any]
@@ -92,6 +93,9 @@ class State(NamedTuple):
         )
         if made.allowed is not None and chosen.allowed is not None:
             made = made._replace(allowed=put(made.allowed, chosen.allowed))
+        if made.policy_log_probs is not None and chosen.policy_log_probs is not None:
+            own = put(made.policy_log_probs, chosen.policy_log_probs)
+            made = made._replace(policy_log_probs=own)
         lengths = self.lengths.at[row].set(index + 1, mode="drop")
         return self._replace(made=made, lengths=lengths)
 
@@ -111,6 +115,8 @@ class Queue(NamedTuple):
     refill_size: int
     shared: int
     """So many rows in turn, of a refill too, have the same prompt."""
+    mixed: bool
+    """Whether a mixture is sampled from."""
 
     def start(self, slots: int, pad_token_id: int) -> State:
         """Return the state in which no slot has a prompt yet."""
@@ -142,6 +148,7 @@ class Queue(NamedTuple):
                 log_probs=floats,
                 values=floats,
                 allowed=floats if len(self.policies) > 1 else None,
+                policy_log_probs=floats if self.mixed else None,
             ),
             lengths=jnp.zeros(batch, jnp.int32),
         )
@@ -255,6 +262,7 @@ def make_continuous_sampler(
     pad_token_id: int,
     action_mask: ActionMask | None = None,
     group: int = 1,
+    epsilon: float | jax.Array = 0.0,
     *,
     refill_size: int | None = None,
 ) -> Sample:
@@ -263,11 +271,11 @@ def make_continuous_sampler(
     The same completions as `make_sampler`'s, written by sampling.slots slots (as far as the last
     bits of the logits allow: batches of other sizes round otherwise). Where sampling.slots is None,
     or at least the number of prompts, it is the plain sampler. group: so many rows in turn have the
-    same prompt; those that are refilled together read it once. refill_size: completions that are
-    begun together, R; None: an eighth of the slots.
+    same prompt; those that are refilled together read it once. epsilon: as there.
+    refill_size: completions that are begun together, R; None: an eighth of the slots.
     Raises what `make_sampler` raises, and ValueError for a refill_size that is not in 1..slots.
     """
-    plain = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask, group)
+    plain = make_sampler(model, sampling, eos_token_ids, pad_token_id, action_mask, group, epsilon)
     if sampling.slots is None:
         return plain
     model = sampling_model(model, sampling, action_mask)
@@ -276,7 +284,7 @@ def make_continuous_sampler(
     if not 1 <= size <= slots:
         raise ValueError(f"refill_size is {size}; it must be in 1..{slots}, the slots")
     ends = token_set(eos_token_ids, model.config.vocab_size)
-    choose = make_choose(model, sampling, ends, action_mask)
+    choose = make_choose(model, sampling, ends, action_mask, epsilon)
 
     def sample(
         params: Params,
@@ -307,6 +315,7 @@ def make_continuous_sampler(
             ends,
             size,
             math.gcd(size, whole_group(group, len(prompts.tokens))),
+            not is_zero(epsilon),
         )
         end = queue.drain(queue.run(queue.start(slots, pad_token_id)))
         return end.made._replace(mask=jnp.arange(length) < end.lengths[:, None])

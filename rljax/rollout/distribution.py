@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from rljax.rollout.thresholds import CHOSEN, mass_threshold
-from rljax.traced import is_zero
+from rljax.traced import is_one, is_zero
 
 NEGATIVE = -1e30
+SUPPORTED = -1e20
+"""Logits above are real ones, whatever temperature has divided NEGATIVE."""
 
 
 Precision = Literal["model", "int8"]
@@ -181,11 +183,12 @@ def distribution_logits(
         chosen = max(CHOSEN, sampling.top_k)
         ones = jnp.ones_like(logits)
         keep = logits >= mass_threshold(logits, ones, float(sampling.top_k), axis, chosen)
-    if sampling.top_p < 1:
+    if not is_one(sampling.top_p):
         kept = logits if keep is None else jnp.where(keep, logits, NEGATIVE)
         weights = jnp.exp(kept - jnp.max(kept, axis=axis, keepdims=True))
         goal = sampling.top_p * jnp.sum(weights, axis=axis, keepdims=True)
         nucleus = kept >= mass_threshold(kept, weights, goal, axis)
+        nucleus |= sampling.top_p >= 1  # a traced one; rounded sums would leave tokens out
         keep = nucleus if keep is None else keep & nucleus
     if sampling.min_p > 0:
         floor = jnp.max(logits, axis=axis, keepdims=True) + jnp.log(sampling.min_p)
@@ -196,6 +199,21 @@ def distribution_logits(
     if taken is not None:
         keep |= _one_hot(taken, logits.shape, axis)
     return jnp.where(keep, logits, NEGATIVE)
+
+
+def mix_uniformly(
+    logits: jax.Array, epsilon: float | jax.Array, axis: int = -1
+) -> tuple[jax.Array, jax.Array]:
+    """Compute the probabilities of (1 - epsilon) pi + epsilon / n, and log pi, shaped as given.
+
+    logits: what `distribution_logits` returns. pi is their softmax, n the number of its tokens:
+    what is excluded there stays excluded. A token is at most 1 / (1 - epsilon) times as probable in
+    pi.
+    """
+    log_pi = jax.nn.log_softmax(logits, axis=axis)
+    support = logits > SUPPORTED
+    share = epsilon / jnp.sum(support, axis=axis, keepdims=True)
+    return (1 - epsilon) * jnp.exp(log_pi) + jnp.where(support, share, 0.0), log_pi
 
 
 def _one_hot(taken: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:

@@ -21,6 +21,7 @@ from rljax.rollout.distribution import (
     allowed_tokens,
     distribution_logits,
     inverse_cdf,
+    mix_uniformly,
     require_mask_params,
     token_set,
 )
@@ -91,6 +92,8 @@ class Chosen(NamedTuple):
     values: jax.Array
     allowed: jax.Array | None
     """float32: how many tokens the masking policy allowed; None without one."""
+    policy_log_probs: jax.Array | None
+    """Under the policy itself, where a mixture is sampled from; else None."""
 
 
 def choose_tokens(
@@ -99,12 +102,20 @@ def choose_tokens(
     uniform: jax.Array,
     forbidden: jax.Array | None,
     allowed: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    epsilon: float | jax.Array = 0.0,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Draw a token per column of logits [V, B] with the uniform numbers [B]: ids, log-probs [B].
 
-    Greedy (temperature 0) takes the largest and reports its log-prob at temperature 1.
+    Greedy (temperature 0) takes the largest and reports its log-prob at temperature 1. With epsilon
+    the token and its log-prob are those of the mixture with uniform tokens, and the third result is
+    the policy's own log-prob; else it is None.
     """
     logits = distribution_logits(logits, sampling, forbidden=forbidden, allowed=allowed, axis=0)
+    if not is_zero(epsilon):
+        mixed, log_pi = mix_uniformly(logits, epsilon, axis=0)
+        token = inverse_cdf(mixed, uniform)
+        found = [jnp.take_along_axis(x, token[None], axis=0)[0] for x in (mixed, log_pi)]
+        return token, jnp.log(found[0]), found[1]
     top = jnp.max(logits, axis=0)
     weights = jnp.exp(logits - top)
     if is_zero(sampling.temperature):
@@ -112,16 +123,21 @@ def choose_tokens(
     else:
         token = inverse_cdf(weights, uniform)
     chosen = jnp.take_along_axis(logits, token[None], axis=0)[0]
-    return token, chosen - top - jnp.log(jnp.sum(weights, axis=0))
+    return token, chosen - top - jnp.log(jnp.sum(weights, axis=0)), None
 
 
 def make_choose(
-    model: Model, sampling: SamplingConfig, eos: jax.Array, action_mask: ActionMask | None
+    model: Model,
+    sampling: SamplingConfig,
+    eos: jax.Array,
+    action_mask: ActionMask | None,
+    epsilon: float | jax.Array = 0.0,
 ) -> Callable[..., Chosen]:
     """Build choose(policies, value_head, hidden, index, uniform [B]) -> Chosen.
 
     policies, and their hidden states [D, B] each: the one that samples, and with an action mask the
-    one that masks. eos: [V] bool. index: the token's position, one for all or [B].
+    one that masks. eos: [V] bool. index: the token's position, one for all or [B]. epsilon: see
+    `choose_tokens`.
     """
 
     def choose(
@@ -138,10 +154,10 @@ def make_choose(
         if action_mask is not None:
             allowed = allowed_tokens(others[0], action_mask, forbidden=forbidden, axis=0)
             count = jnp.sum(allowed, axis=0, dtype=jnp.float32)
-        token, log_prob = choose_tokens(logits, sampling, uniform, forbidden, allowed)
+        token, log_prob, own = choose_tokens(logits, sampling, uniform, forbidden, allowed, epsilon)
         states = hidden[0].T
         value = apply_scalar_head(head, states) if head is not None else jnp.zeros_like(log_prob)
-        return Chosen(token, log_prob, value, count)
+        return Chosen(token, log_prob, value, count, own)
 
     return choose
 
@@ -158,12 +174,18 @@ class Decoding(NamedTuple):
     log_probs: jax.Array
     values: jax.Array
     allowed: jax.Array | None
+    policy_log_probs: jax.Array | None
 
     @classmethod
     def start(
-        cls, batch: int, length: int, caches: tuple[Cache, ...], pad_token_id: int
+        cls,
+        batch: int,
+        length: int,
+        caches: tuple[Cache, ...],
+        pad_token_id: int,
+        mixed: bool,
     ) -> Decoding:
-        """Return the state before the first token."""
+        """Return the state before the first token. mixed: a mixture will be sampled from."""
         floats = jnp.zeros((length, batch), jnp.float32)
         return cls(
             index=jnp.int32(0),
@@ -174,6 +196,7 @@ class Decoding(NamedTuple):
             log_probs=floats,
             values=floats,
             allowed=floats if len(caches) > 1 else None,
+            policy_log_probs=floats if mixed else None,
         )
 
     def write(self, chosen: Chosen, ends: jax.Array, pad_token_id: int) -> Decoding:
@@ -183,6 +206,9 @@ class Decoding(NamedTuple):
         allowed = self.allowed
         if allowed is not None and chosen.allowed is not None:
             allowed = allowed.at[at].set(jnp.where(live, chosen.allowed, 0.0))
+        own = self.policy_log_probs
+        if own is not None and chosen.policy_log_probs is not None:
+            own = own.at[at].set(jnp.where(live, chosen.policy_log_probs, 0.0))
         return self._replace(
             index=at + 1,
             done=self.done | ends[token],
@@ -191,6 +217,7 @@ class Decoding(NamedTuple):
             log_probs=self.log_probs.at[at].set(jnp.where(live, chosen.log_probs, 0.0)),
             values=self.values.at[at].set(jnp.where(live, chosen.values, 0.0)),
             allowed=allowed,
+            policy_log_probs=own,
         )
 
 
@@ -244,6 +271,7 @@ def make_sampler(
     pad_token_id: int,
     action_mask: ActionMask | None = None,
     group: int = 1,
+    epsilon: float | jax.Array = 0.0,
 ) -> Sample:
     """Build sample(params, value_head or None, prompts, key[, mask_params]) -> Completions.
 
@@ -252,7 +280,8 @@ def make_sampler(
     the distribution sampled from; greedy (temperature 0) reports those at temperature 1.
     action_mask: only tokens that a second policy, mask_params, allows are chosen; it decodes the
     same text in step. group: so many rows in turn have the same prompt, which is prefilled once;
-    its keys and values are shared.
+    its keys and values are shared. epsilon: the share of uniform tokens in what is sampled from,
+    see `rljax.rollout.exploration`; 0: none.
     Raises ValueError for 8 bits with an action mask, and when prompt and completion exceed the
     context (at trace time).
     """
@@ -261,7 +290,7 @@ def make_sampler(
     length = sampling.max_new_tokens
     eos = token_set(eos_token_ids, model.config.vocab_size)
 
-    choose = make_choose(model, sampling, eos, action_mask)
+    choose = make_choose(model, sampling, eos, action_mask, epsilon)
 
     def sample(
         params: Params,
@@ -279,7 +308,7 @@ def make_sampler(
         shared = whole_group(group, batch)
 
         def start(caches: tuple[Cache, ...]) -> Decoding:
-            return Decoding.start(batch, length, caches, pad_token_id)
+            return Decoding.start(batch, length, caches, pad_token_id, not is_zero(epsilon))
 
         def write(state: Decoding, hidden: tuple[jax.Array, ...]) -> Decoding:
             index = state.index
@@ -287,7 +316,9 @@ def make_sampler(
             return state.write(chosen, eos, pad_token_id)
 
         end = decode_all(model, policies, prompts, length, start, write, shared)
-        made = (end.tokens, end.mask, end.log_probs, end.values, end.allowed)
+        made = (
+            end.tokens, end.mask, end.log_probs, end.values, end.allowed, end.policy_log_probs
+        )  # fmt: skip
         return Completions(*jax.tree.map(jnp.transpose, made))
 
     return sample

@@ -156,7 +156,7 @@ def make_talking(
             return draw(decoding._replace(caches=(cache,)), hidden)
 
         own = _empty(state.cache, width)
-        begun = Decoding.start(len(live), width, (own,), pad_token_id)
+        begun = Decoding.start(len(live), width, (own,), pad_token_id, mixed=False)
         end = jax.lax.while_loop(
             lambda decoding: (decoding.index < width) & ~jnp.all(decoding.done),
             step,

@@ -3,7 +3,7 @@
 from rljax.tasks.order import batch_indices
 from rljax.tasks.prompts import PromptSet, make_batch, pad_prompts
 from rljax.tasks.sources import DataError
-from rljax.tasks.task import Task, TaskConfig, make_task, stop_token_ids
+from rljax.tasks.task import Task, TaskConfig, make_task, read_prompts, stop_token_ids
 
 __all__ = [
     "DataError",
@@ -14,5 +14,6 @@ __all__ = [
     "make_batch",
     "make_task",
     "pad_prompts",
+    "read_prompts",
     "stop_token_ids",
 ]

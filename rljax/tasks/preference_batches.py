@@ -288,15 +288,18 @@ def _side(source: Source, form: Form, config: PreferenceConfig, share: float) ->
     return [records[i] for i in np.sort(chosen)]
 
 
-def make_preferences(config: PreferenceConfig, form: Form, encoder: Encoder) -> PreferenceData:
+def make_preferences(
+    config: PreferenceConfig, form: Form, encoder: Encoder, source: Source | None = None
+) -> PreferenceData:
     """Read, split, judge, bring into a form, and tokenise: fixed widths for the whole data.
 
     form: what the algorithm learns from; pairs and rankings are made of scores, labels of pairs
-    or scores, pairs of labelled texts (see `preference_forms`). Raises DataError, naming file and
+    or scores, pairs of labelled texts (see `preference_forms`). source: what was read of it
+    already, before a model was there. Raises DataError, naming file and
     line, for what cannot be read, and for flags that say nothing about these records; RewardError
     for a bad gold reward.
     """
-    source = read_source(config.source)
+    source = source or read_source(config.source, config)
     read = len(source.records)
     _check_flags(source, config)
     if source.kind == "text":
@@ -331,6 +334,6 @@ def make_preferences(config: PreferenceConfig, form: Form, encoder: Encoder) -> 
     summary = (
         f"{config.source}: {read} records of kind {source.kind!r} gave {len(train)} {form} to "
         f"train on and {len(held_out) if held_out else 0} held out, {dropped} too long; "
-        f"{width} prompt and {slots} completion slots"
+        f"{width} prompt and {slots} completion slots{'; ' * bool(source.note)}{source.note}"
     )
     return PreferenceData(train, held_out, has_margins, summary)

@@ -14,7 +14,7 @@ from typing import Literal
 from rljax.rewards.loading import load_reward
 from rljax.rewards.protocol import TokenReward, judge_texts, show_failure
 from rljax.tasks.preferences import Judged, PreferenceConfig, Source
-from rljax.tasks.prompts import text_fraction
+from rljax.tasks.prompts import side_fraction, text_fraction
 from rljax.tasks.sources import DataError
 
 Form = Literal["pairs", "labels", "scores", "rankings"]
@@ -52,8 +52,8 @@ def split_records(records: Iterable[Judged], fraction: float) -> tuple[list[Judg
     The split is that of `tasks.prompts.split_texts`: it depends on the prompt alone. Raises
     DataError where a side would be empty.
     """
-    ordered = sorted(records, key=lambda r: (text_fraction(r.prompt), r.prompt, r[1:3], r.where))
-    held_out = [r for r in ordered if text_fraction(r.prompt) < fraction]
+    ordered = sorted(records, key=lambda r: (side_fraction(r.prompt), r.prompt, r[1:3], r.where))
+    held_out = [r for r in ordered if side_fraction(r.prompt) < fraction]
     train = ordered[len(held_out) :]
     if not train or (fraction and not held_out):
         raise DataError(

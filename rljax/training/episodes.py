@@ -169,11 +169,11 @@ def evaluate_episodes(setup: OnPolicy, stage: Stage, state: TrainState) -> Evalu
         episodes += played.episodes[: len(seeds)]
     require_scores(episodes, config.environment.max_failures)
     return Evaluation(
-        [episode.first for episode in episodes],
-        [episode.text() for episode in episodes],
-        np.asarray([episode.score for episode in episodes], np.float32),
-        {},
-        np.concatenate(kls),
-        np.concatenate(lengths),
-        episode_report(episodes),
+        prompts=[episode.first for episode in episodes],
+        completions=[episode.text() for episode in episodes],
+        scores=np.asarray([episode.score for episode in episodes], np.float32),
+        components={},
+        kl=np.concatenate(kls),
+        lengths=np.concatenate(lengths),
+        report=episode_report(episodes),
     )

@@ -37,11 +37,17 @@ from rljax.training.fused import (
 from rljax.training.setup import OnPolicy
 from rljax.types import TrainState
 
-COMMON = ("clip_eps", "clip_eps_high", "entropy_coef", "kl.coef", "kl.target", "kl.horizon")
+COMMON = (
+    "clip_eps", "clip_eps_high", "entropy_coef", "target_entropy", "entropy_rate", "kl.coef",
+    "kl.target", "kl.horizon",
+)  # fmt: skip
 NUMBERS = (
     "optimizer.learning_rate",
     "optimizer.critic_learning_rate",
     "sampling.temperature",
+    "exploration.temperature_start",
+    "exploration.top_p_start",
+    "exploration.epsilon",
     *(f"grpo.{name}" for name in COMMON),
     *(f"ppo.{name}" for name in COMMON),
     *(f"ppo.{name}" for name in ("value_clip_eps", "value_coef", "gamma", "gae_lambda")),
@@ -112,7 +118,8 @@ def make_program(setup: OnPolicy, steps: int) -> Callable[..., tuple[TrainState,
                 for name, scores in batch.components.items()
             }
             rate = own.learning_rate(arguments[0]) * own.config.optimizer.learning_rate
-            return state, metrics | rewards | {"optim/learning_rate": rate}
+            told = own.exploration_metrics(arguments[0]) | {"optim/learning_rate": rate}
+            return state, metrics | rewards | told
 
         return loop_steps(step, own.first_state(), jnp.int32(0), jnp.int32(steps), order)
 

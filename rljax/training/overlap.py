@@ -42,6 +42,10 @@ def check_loop(config: OnPolicyExperiment) -> None:
         "dynamic_sampling": (algorithm.further_batches, "samples more once a batch is judged"),
         "advantage greedy": (algorithm.wants_greedy, "samples more when a batch is judged"),
         "mask_top_p": (algorithm.action_mask, "has a masking policy, which may have moved by then"),
+        "exploration": (
+            config.exploration.scheduled or config.exploration.mixes,
+            "is of the step that learns, not of the one that sampled",
+        ),
         "a mesh of several processes": (several, "exchanges rewards in the middle of sampling"),
     }
     for flag, (given, reason) in rules.items():

@@ -20,7 +20,7 @@ def completion_rows(
 ) -> list[dict[str, Any]]:
     """Make the rows of the completions table, one for each of `prompts`: the first of the batch."""
     made = rollout.completions
-    kl = np.sum(np.asarray(made.log_probs) - np.asarray(rollout.ref_log_probs), axis=1)
+    kl = np.sum(np.asarray(made.own_log_probs) - np.asarray(rollout.ref_log_probs), axis=1)
     lengths = np.sum(made.mask, axis=1)
     return [
         {

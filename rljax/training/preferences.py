@@ -25,7 +25,7 @@ from rljax.tasks.preference_batches import (
     with_mismatched,
 )
 from rljax.tasks.preference_forms import Form
-from rljax.tasks.preferences import PreferenceConfig
+from rljax.tasks.preferences import PreferenceConfig, Source
 from rljax.tasks.sources import DataError
 from rljax.training.compilation import announce
 from rljax.training.mesh import ONE_DEVICE, Placement
@@ -38,9 +38,13 @@ REFERENCE_FILE = "reference_{}.npz"
 
 
 def load_preferences(
-    config: PreferenceConfig, form: Form, pretrained: Pretrained, margin_scale: float
+    config: PreferenceConfig,
+    form: Form,
+    pretrained: Pretrained,
+    margin_scale: float,
+    source: Source | None = None,
 ) -> PreferenceData:
-    """Read preferences for a model.
+    """Read preferences for a model; source: what was read of them before it was there.
 
     Raises DataError where margins are wanted and not every pair has one.
     """
@@ -50,7 +54,7 @@ def load_preferences(
         pretrained.pad_token_id,
         pretrained.model.config.context_length,
     )
-    data = make_preferences(config, form, encoder)
+    data = make_preferences(config, form, encoder, source)
     if margin_scale and not data.has_margins:
         raise DataError(
             f"margin_scale is {margin_scale}, but not every pair of {config.source} has a margin: "
@@ -105,6 +109,7 @@ def prepare_preferences(
     pretrained: Pretrained,
     directory: Path,
     placement: Placement = ONE_DEVICE,
+    source: Source | None = None,
 ) -> PreferenceData:
     """Read the preferences, and what the reference thinks of them where the loss wants to know.
 
@@ -112,10 +117,10 @@ def prepare_preferences(
     adapters too: it is scored before they exist, and needs no second copy.
 
     directory: the run's, where the log-probs are kept for when the run goes on. placement: where
-    the reference stands while it scores.
+    the reference stands while it scores. source: what was read before the model was there.
     """
     config = experiment.dpo
-    data = load_preferences(experiment.data, config.form, pretrained, config.margin_scale)
+    data = load_preferences(experiment.data, config.form, pretrained, config.margin_scale, source)
     print(data.summary)
     score = dpo.make_preference_score(build_model(experiment.model, pretrained), config.score_rows)
     log_probs = functools.partial(dpo.sequence_log_probs, score)

@@ -20,6 +20,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.sampler import make_sampler
 from rljax.tasks.preference_batches import PreferenceData, PreferenceSet
+from rljax.tasks.preferences import Source
 from rljax.tasks.sources import DataError
 from rljax.training.compilation import announce
 from rljax.training.parts import make_part
@@ -31,13 +32,17 @@ from rljax.types import Completions, Prompts
 SAMPLE_ROWS = 32
 
 
-def load_reward_data(experiment: RewardExperiment, pretrained: Pretrained) -> PreferenceData:
+def load_reward_data(
+    experiment: RewardExperiment, pretrained: Pretrained, source: Source | None = None
+) -> PreferenceData:
     """Read the preferences in the form that the loss wants.
+
+    source: what was read of them before the model was there.
 
     Raises DataError where margins are wanted and missing, and for ties under Plackett-Luce.
     """
     config = experiment.reward_model
-    data = load_preferences(experiment.data, config.form, pretrained, config.margin_scale)
+    data = load_preferences(experiment.data, config.form, pretrained, config.margin_scale, source)
     if config.loss == "plackett_luce":
         for side in (data.train, data.held_out):
             for record in side.records if side is not None else ():

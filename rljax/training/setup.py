@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rljax.algorithms.actor_critic import (
-    init_state,
-)
+from rljax.algorithms.actor_critic import init_state
+from rljax.algorithms.batch import init_entropy_coef
 from rljax.errors import UserError
 from rljax.experiment import OnPolicyExperiment
 from rljax.kl import make_kl_controller
@@ -33,9 +32,11 @@ from rljax.rollout.agreement import (
     check_start_kl,
     coarse_kl,
 )
+from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
-from rljax.tasks import batch_indices, make_batch, make_task, stop_token_ids
+from rljax.tasks import batch_indices, make_batch, make_task, read_prompts, stop_token_ids
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
+from rljax.tasks.sources import Rows
 from rljax.training import processes
 from rljax.training.compilation import announce
 from rljax.training.episodes import Stage, evaluate_episodes, make_talking_programs
@@ -73,6 +74,8 @@ class OnPolicy:
         self.make_update = make_update
         if config.fused_steps:
             require_token_rewards(config.task.rewards)
+        plays = config.environment.name is not None
+        found = None if plays else read_prompts(config.task)  # what is wrong costs no loading
         with host_memory(mesh):
             self.pretrained = load_start(config)
         self.model = build_model(config.model, self.pretrained)
@@ -83,10 +86,16 @@ class OnPolicy:
                 f"mask_min_tokens is {mask.min_tokens}, but the model has only {vocabulary} "
                 "tokens: nothing would be masked; lower it"
             )
+        target = algorithm.target_entropy
+        if target is not None and target >= np.log(vocabulary):
+            raise UserError(
+                f"target_entropy is {target} nats, but tokens of a vocabulary of {vocabulary} "
+                f"have at most {np.log(vocabulary):.3f}: lower it"
+            )
         self.tokenizer = self.pretrained.tokenizer
         self.stage: Stage | None = None
-        if config.environment.name is None:
-            self._open_task()
+        if found is not None:
+            self._open_task(found)
         else:
             self.stage = Stage(config, self.pretrained)
             self.ends = self.stage.ends
@@ -95,11 +104,11 @@ class OnPolicy:
         self._build()
         self.fused = Fused(self) if config.fused_steps else None
 
-    def _open_task(self) -> None:
-        """Read prompts and rewards."""
+    def _open_task(self, found: Rows) -> None:
+        """Encode the prompts that were read, and load the rewards."""
         config = self.config
         room = self.model.config.context_length - config.sampling.max_new_tokens
-        self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room)
+        self.task = make_task(config.task, self.tokenizer, max_prompt_tokens=room, found=found)
         if processes.count() > 1:
             self.task = dataclasses.replace(self.task, reward=FirstJudges(self.task.reward))
         self.ends = (
@@ -120,15 +129,31 @@ class OnPolicy:
         self.optimizer = make_optimizer(
             config.optimizer, num_steps=config.steps, updates_per_step=updates
         )
-        compose, ends = self.trainable.compose, self.ends
-        made = (self.model, algorithm, config.sampling, ends, self.optimizer, compose)
-        pad = self.pretrained.pad_token_id
-        acting = Acting(self.model, config.sampling, algorithm, ends, pad, compose)
+        acting = Acting(
+            self.model, config.sampling, algorithm, self.ends, self.pretrained.pad_token_id,
+            self.trainable.compose, config.exploration, config.steps,
+        )  # fmt: skip
         self.programs = make_programs(
-            acting, self.make_update(*made), self.placement, self.state_shapes
+            acting, self._make_update(), self.placement, self.state_shapes
         )
         if self.stage is not None:
             self.talking = make_talking_programs(acting, config.environment.max_turn_tokens)
+
+    def _make_update(self) -> Callable[..., Any]:
+        """Build the algorithm's update; where the sampling moves, with that of the state's step."""
+        config = self.config
+
+        def made(sampling: SamplingConfig) -> Callable[..., Any]:
+            return self.make_update(
+                self.model, self.algorithm, sampling, self.ends, self.optimizer,
+                self.trainable.compose,
+            )  # fmt: skip
+
+        def update(state: TrainState, *rest: Any) -> Any:
+            sampling, _ = config.exploration.at(config.sampling, state.step, config.steps)
+            return made(sampling)(state, *rest)
+
+        return update if config.exploration.scheduled else made(config.sampling)
 
     def with_numbers(self, config: OnPolicyExperiment, params: Any) -> OnPolicy:
         """Return the same with other numbers in its config and other parameters to start from.
@@ -153,7 +178,7 @@ class OnPolicy:
         )
 
     def act_exactly(self, state: TrainState, prompts: Prompts, key: jax.Array) -> Completions:
-        """Sample as `act` does, never in 8 bits: what is evaluated is the policy itself."""
+        """Sample as `act` does, never in 8 bits or exploring: what is evaluated is the policy."""
         rows = self.placement.rows(prompts)
         return to_host(self.programs.act_exactly(policies_of(state), rows, key))
 
@@ -169,6 +194,11 @@ class OnPolicy:
         text = self.placement.rows((prompts, made))
         log_probs, mask_hidden = to_host(self.programs.refer[group](policies_of(state), text))
         return Rollout(prompts, made, log_probs, mask_hidden)
+
+    def refer_exactly(self, state: TrainState, prompts: Prompts, made: Completions) -> jax.Array:
+        """Score completions of `act_exactly` with the reference: [B, C]."""
+        text = self.placement.rows((prompts, made))
+        return to_host(self.programs.refer_exactly(policies_of(state), text)[0])
 
     def log_probs(self, state: TrainState, rollout: Rollout) -> jax.Array:
         """Score completions [B, C] as the learner does, with the policy of this state."""
@@ -195,6 +225,7 @@ class OnPolicy:
             base=None if whole else base,
             masked=self.algorithm.action_mask is not None,
             frozen_dtype=self.frozen_dtype,
+            entropy_coef=init_entropy_coef(self.algorithm),
         )
 
     def saved_shapes(self) -> TrainState:
@@ -243,7 +274,7 @@ class OnPolicy:
         with announce("the sampler"):
             return evaluate(
                 lambda batch: self.act_exactly(state, batch, key),
-                lambda *batch: self.rollout(state, *batch).ref_log_probs,
+                lambda *batch: self.refer_exactly(state, *batch),
                 self.task,
                 self.task.held_out,
                 np.arange(self.config.eval_prompts),
@@ -290,7 +321,9 @@ class OnPolicy:
         masked = self.algorithm.action_mask is not None
         passes = 3 * self.algorithm.num_epochs
         masking = 2 * policy + self.algorithm.num_epochs * (policy - critic)  # the head again
-        weighted = self.algorithm.importance_cap is not None
+        # of a mixture, the sampler itself says what the policy thinks of it
+        mixes = self.config.exploration.mixes
+        weighted = self.algorithm.importance_cap is not None and not mixes
         sampled = forward(self.config.sampling.max_new_tokens, True)
         learnt = (1 + weighted) * policy + own * critic + passes * (policy + own * critic)
         return sampled + learnt + masked * masking
@@ -308,16 +341,30 @@ class OnPolicy:
         tokens: real tokens of its completions; width: prompt slots; slots: as `step_flops`'.
         """
         config = self.config
+        explored = {name: float(x) for name, x in self.exploration_metrics(step).items()}
         total, flops = sum(seconds.values()), self.step_flops(width, slots)
-        return {f"time/{part}_s": value for part, value in seconds.items()} | {
-            "optim/learning_rate": float(self.learning_rate(step)) * config.optimizer.learning_rate,
-            "perf/tokens_per_s": tokens / total,
-            "perf/model_flops_utilisation": flops / total / self.peak,
-        }
+        return (
+            explored
+            | {f"time/{part}_s": value for part, value in seconds.items()}
+            | {
+                "optim/learning_rate": float(self.learning_rate(step))
+                * config.optimizer.learning_rate,
+                "perf/tokens_per_s": tokens / total,
+                "perf/model_flops_utilisation": flops / total / self.peak,
+            }
+        )
+
+    def exploration_metrics(self, step: jax.Array | int) -> dict[str, jax.Array]:
+        """Say what the sampling of a step has, of what is scheduled."""
+        config = self.config
+        numbers = config.exploration.numbers(config.sampling, step, config.steps)
+        return {f"exploration/{name}": value for name, value in numbers.items()}
 
     def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:
         """Stop before anything is learnt if sampler, learner or reference disagree."""
         config, made, at_start = self.config, rollout.completions, int(state.step) == 0
+        made = made._replace(log_probs=made.own_log_probs)  # of a mixture, the policy's part
+        rollout = rollout._replace(completions=made)
         coarse, exact = config.sampling.coarse, config.model.dtype == "float32"
         bound = config.max_ratio_gap if exact or coarse else config.max_mean_gap
         if bound is not None or coarse:

@@ -1,10 +1,10 @@
-"""A token MDP so small that every completion is enumerated, and a tabular policy on it.
+"""A tree of token sequences with rewards, and a tabular policy on it.
 
 A policy is a table of logits [S, V], one row for each prefix, behind the functions of a `Model`:
 the sampler, the scorer and the updates of the library run on it unchanged. What they reach is
 compared with exact sums.
 
-V tokens, L slots, S prefixes of fewer than L tokens, N distinct completions.
+V tokens, L slots, S prefixes, N completions.
 """
 
 from __future__ import annotations
@@ -16,22 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rljax.masking import completion_mask_from_tokens
+from rljax.environments.exact import charge_kl, expected_return, soft_value_iteration
+from rljax.environments.sequences import SequenceTree
+from rljax.environments.token_mdp import Tabular
 from rljax.models.transformer import Model
 from rljax.types import Completions, Prompts
 
 
-def num_prefixes(vocab: int, length: int) -> int:
-    return sum(vocab**depth for depth in range(length))
-
-
-def tabular_model(vocab: int, length: int) -> Model:
+def tabular_model(tree: SequenceTree) -> Model:
     """Build a policy whose hidden state is the one-hot number of the prefix; D = S.
 
-    Prefixes are numbered as the nodes of a heap: the children of n are n V + 1 ... n V + V. The
-    prompt is one token, which is the root.
+    The prompt is one token, which is the root.
     """
-    states = num_prefixes(vocab, length)
+    vocab, states = tree.vocabulary, tree.num_prefixes
     unused: Any = None
 
     def hidden(params, tokens, attention_mask=None, segments=None):
@@ -71,7 +68,7 @@ def tabular_model(vocab: int, length: int) -> Model:
 
 
 class World:
-    """All completions of a token MDP, their rewards, a reference, and exact sums over them.
+    """All completions of a token MDP, their rewards, a reference, and exact numbers of policies.
 
     Args:
       eos: the token that ends a completion and pads it; None: all have L tokens.
@@ -80,31 +77,33 @@ class World:
     """
 
     def __init__(self, vocab: int, length: int, *, eos: int | None, seed: int = 0) -> None:
-        self.vocab, self.length, self.eos = vocab, length, eos
-        self.model = tabular_model(vocab, length)
-        every = np.indices((vocab,) * length).reshape(length, -1).T
-        mask = np.asarray(completion_mask_from_tokens(jnp.asarray(every), self.eos_ids))
-        canonical = np.where(mask, every, 0 if eos is None else eos)
-        self.tokens, rows = np.unique(canonical, axis=0, return_index=True)
-        self.mask = mask[rows]
+        self.tree = SequenceTree(vocab, length, eos)
+        self.model = tabular_model(self.tree)
         rng = np.random.default_rng(seed)
-        self.reference = jnp.asarray(
-            rng.normal(size=(num_prefixes(vocab, length), vocab)), jnp.float32
-        )
-        rewards = rng.normal(size=len(rows))
-        self.rewards = jnp.asarray(rewards, jnp.float32)
+        shape = (self.tree.num_prefixes, vocab)
+        self.reference = jnp.asarray(rng.normal(size=shape), jnp.float32)
+        self.rewards = jnp.asarray(rng.normal(size=len(self.tokens)), jnp.float32)
         """[N]."""
-        by_number = np.zeros(vocab**length)
-        by_number[self.tokens @ vocab ** np.arange(length)] = rewards
-        self._by_number = jnp.asarray(by_number, jnp.float32)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        return self.tree.tokens
+
+    @property
+    def length(self) -> int:
+        return self.tree.length
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        return () if self.eos is None else (self.eos,)
+        return self.tree.eos_ids
+
+    @property
+    def mdp(self) -> Tabular:
+        return self.tree.tabular(self.rewards)
 
     def judge(self, completions: Completions) -> jax.Array:
         """Look up the rewards [B] of sampled completions."""
-        return self._by_number[completions.tokens @ self.vocab ** jnp.arange(self.length)]
+        return self.rewards[self.tree.index(completions.tokens, completions.mask)]
 
     def prompts(self, ids: jax.Array, samples: jax.Array) -> Prompts:
         tokens = jnp.zeros((len(ids), 1), jnp.int32)
@@ -112,22 +111,18 @@ class World:
 
     def token_log_probs(self, table: jax.Array) -> jax.Array:
         """log pi of each token of each completion [N, L]; 0 on padding."""
-        hidden = self.model.hidden(None, jnp.pad(jnp.asarray(self.tokens), ((0, 0), (1, 0))))
-        log_probs = jax.nn.log_softmax(hidden[:, :-1] @ table)
-        taken = jnp.take_along_axis(log_probs, jnp.asarray(self.tokens)[..., None], -1)[..., 0]
-        return jnp.where(self.mask, taken, 0)
+        return self.tree.token_log_probs(jax.nn.softmax(table))
 
     def objective(self, table: jax.Array, beta: float | jax.Array) -> jax.Array:
         """J of a policy, exactly."""
-        log_probs = jnp.sum(self.token_log_probs(table), axis=1)
-        ref_log_probs = jnp.sum(self.token_log_probs(self.reference), axis=1)
-        gain = self.rewards - beta * (log_probs - ref_log_probs)
-        return jnp.sum(jnp.exp(log_probs) * gain)
+        policy, reference = jax.nn.softmax(table), jax.nn.softmax(self.reference)
+        charged = charge_kl(self.mdp, policy, reference, beta=beta)
+        return expected_return(charged, policy, gamma=1.0)
 
     def optimum(self, beta: float | jax.Array) -> jax.Array:
         """beta log Z, Z = sum_y ref(y) exp(r(y) / beta): the largest J that any policy has."""
-        ref_log_probs = jnp.sum(self.token_log_probs(self.reference), axis=1)
-        return beta * jax.nn.logsumexp(ref_log_probs + self.rewards / beta)
+        reference = jax.nn.softmax(self.reference)
+        return soft_value_iteration(self.mdp, reference, beta=beta, gamma=1.0).values[0]
 
     def closed(self, table: jax.Array, beta: float | jax.Array) -> jax.Array:
         """Share of the gap between the reference's J and the optimum that a policy closes."""

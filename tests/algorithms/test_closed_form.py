@@ -21,6 +21,8 @@ from rljax.algorithms import grpo, ppo
 from rljax.algorithms.actor_critic import init_state, make_act, make_collect
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
+from rljax.environments.exact import soft_value_iteration
+from rljax.environments.token_mdp import as_token_reward, random_mdp
 from rljax.experiment import GRPOExperiment
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import NEGATIVE, ActionMask, SamplingConfig, allowed_tokens
@@ -52,12 +54,12 @@ def method(name: str) -> GRPOConfig:
 
 
 @functools.cache
-def sampling_programs(mask: ActionMask | None) -> tuple[Any, Any]:
+def sampling_programs(mask: ActionMask | None, epsilon: float, world: World) -> tuple[Any, Any]:
     """Compile sampling and greedy decoding of all arms, once for all methods of a mask.
 
     They run so often that it pays to let XLA optimise them.
     """
-    act = make_act(WORLD.model, SAMPLING, WORLD.eos_ids, 3, action_mask=mask)
+    act = make_act(WORLD.model, SAMPLING, WORLD.eos_ids, 3, action_mask=mask, epsilon=epsilon)
     collect = make_collect(act, make_score(WORLD.model, SAMPLING, WORLD.eos_ids))
     reference = {"table": WORLD.reference}
     masking = None if mask is None else reference  # it stays the first policy
@@ -67,23 +69,34 @@ def sampling_programs(mask: ActionMask | None) -> tuple[Any, Any]:
 
     def sample(params, prompts, key, sign):
         rollout = collect(params, reference, prompts, key, masking)
-        return rollout, sign * WORLD.judge(rollout.completions)
+        return rollout, sign * world.judge(rollout.completions)
 
     def greedy_scores(params, prompts, key, sign):
-        return sign * WORLD.judge(greedy(params["policy"], None, prompts, key))
+        return sign * world.judge(greedy(params["policy"], None, prompts, key))
 
     axes = (0, None, None, 0)
     return jax.jit(jax.vmap(sample, axes)), jax.jit(jax.vmap(greedy_scores, axes))
 
 
-def learn(module: Any, config: Any, critic: str, *, ahead: bool = False) -> jax.Array:
-    """Train all arms: their tables. ahead: batches are sampled before the update before theirs."""
+def learn(
+    module: Any,
+    config: Any,
+    critic: str,
+    *,
+    ahead: bool = False,
+    epsilon: float = 0.0,
+    world: World = WORLD,
+) -> jax.Array:
+    """Train all arms: their tables. ahead: batches are sampled before the update before theirs.
+
+    epsilon: of the uniform tokens that are mixed in. world: of other rewards.
+    """
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=0.1, schedule="linear", adam_eps=1e-5),
         num_steps=STEPS,
         updates_per_step=config.num_epochs * config.num_minibatches,
     )
-    sample, greedy_scores = sampling_programs(config.action_mask)
+    sample, greedy_scores = sampling_programs(config.action_mask, epsilon, world)
     rows, group = jnp.arange(BATCH), config.samples_per_prompt
     prompts = WORLD.prompts(rows // group, rows % group)
     update = module.make_update(WORLD.model, config, SAMPLING, WORLD.eos_ids, optimizer)
@@ -139,6 +152,55 @@ def test_what_was_sampled_one_step_ago_leads_there_too():
 
 
 @pytest.mark.slow
+def test_uniform_tokens_lead_there_too():
+    """A mixture samples, the policy is learnt: its optimum is that of the policy alone."""
+    tables = learn(ppo, dataclasses.replace(PPO, importance_cap=2.0), "shared", epsilon=0.3)
+    check(tables)
+    weighted = dataclasses.replace(method("grpo"), importance_cap=2.0)
+    check(learn(grpo, weighted, "none", epsilon=0.3))
+
+
+def several_rewards() -> tuple[World, jax.Array]:
+    """The same tree, played in an MDP of 5 states that pays every token; its rewards [N, L]."""
+    mdp = random_mdp(jax.random.key(4), 5, 4, branching=1, end_probability=0.0)
+    mdp = mdp._replace(rewards=0.6 * mdp.rewards)
+    made = WORLD.tree.completions()
+    upto = [
+        as_token_reward(mdp, horizon=3).score(
+            None, made._replace(mask=made.mask & (jnp.arange(3) < count))
+        )
+        for count in (1, 2, 3)
+    ]
+    world = copy.copy(WORLD)
+    world.rewards = upto[-1]
+    each = jnp.diff(jnp.stack(upto, axis=1), axis=1, prepend=0)
+    return world, jnp.where(WORLD.tree.mask, each, 0)
+
+
+def test_rewards_on_the_way_have_the_optimum_of_their_sum():
+    world, each = several_rewards()
+    assert np.all(np.sum(np.abs(each) > 1e-6, axis=1) == np.sum(WORLD.tree.mask, axis=1))
+    reference = jax.nn.softmax(WORLD.reference)
+    for beta in (0.25, 1.0):
+        late, early = (
+            soft_value_iteration(WORLD.tree.tabular(x), reference, beta=beta, gamma=1.0)
+            for x in (world.rewards, each)
+        )
+        np.testing.assert_allclose(late.values[0], early.values[0], rtol=1e-5)
+        np.testing.assert_allclose(late.policy, early.policy, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo"])
+def test_an_mdp_of_several_rewards_is_solved(name):
+    world, _ = several_rewards()
+    if name == "ppo":
+        check(learn(ppo, PPO, "shared", world=world), world)
+    else:
+        check(learn(grpo, method(name), "none", world=world), world)
+
+
+@pytest.mark.slow
 def test_nlpo_reaches_the_optimum_of_what_is_allowed():
     """pi* proportional to ref exp(r / beta) on the completions whose tokens are all allowed."""
     config = PPOConfig(
@@ -163,3 +225,5 @@ def test_the_optimum_by_hand():
         best = jax.nn.softmax(ref + WORLD.rewards / beta)
         gain = WORLD.rewards - beta * (jnp.log(best) - ref)
         np.testing.assert_allclose(gain, WORLD.optimum(beta), rtol=1e-4)
+        log_z = jax.nn.logsumexp(ref + WORLD.rewards / beta)
+        np.testing.assert_allclose(WORLD.optimum(beta), beta * log_z, rtol=1e-4)

@@ -50,6 +50,8 @@ WITH = {
     "truncate_penalty": ({"truncate_token": 13, "truncate_after": 2}, 5.0),
 }
 ELSEWHERE = {
+    "target_entropy": "tests/algorithms/test_target_entropy.py",
+    "entropy_rate": "tests/algorithms/test_target_entropy.py",
     "batch_size": "sizes of the batch: tests/experiments",
     "importance_cap": "tests/algorithms/test_importance.py",
     "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",

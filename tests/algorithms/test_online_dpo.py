@@ -80,6 +80,8 @@ WITH = {
     "truncate_penalty": ({"truncate_token": 13, "truncate_after": 0}, 9.0),
 }
 ELSEWHERE = {
+    "target_entropy": "refused: test_impossible_settings_are_refused",
+    "entropy_rate": "refused: tests/algorithms/test_target_entropy.py",
     "batch_size": "sizes of the batch: tests/experiments",
     "share_prompts": "the sampler's: tests/rollout/test_shared_prompts.py",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
@@ -201,6 +203,7 @@ def test_it_learns_what_the_reward_prefers(sign, low, high):
         ({"num_minibatches": 8}, "multiple of num_minibatches"),
         ({"kl": KLConfig(coef=0.1)}, "beta ties the policy"),
         ({"entropy_coef": 0.1}, "there is no entropy bonus"),
+        ({"target_entropy": 1.0}, "entropy_coef is 0.0; it must be above 0 with target_entropy"),
         ({"loss_aggregation": "sequence"}, "the loss is one of pairs"),
         ({"importance_cap": 2.0}, "a preference holds whoever wrote the pair"),
         ({"loss": "hinge", "margin_scale": 0.1}, "'hinge' does not read it"),

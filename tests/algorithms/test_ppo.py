@@ -55,6 +55,8 @@ WITH = {
     "mask_min_tokens": ({"mask_top_p": 0.3, "mask_min_tokens": 2}, 12),
 }
 ELSEWHERE = {
+    "target_entropy": "tests/algorithms/test_target_entropy.py",
+    "entropy_rate": "tests/algorithms/test_target_entropy.py",
     "batch_size": "sizes of the batch: tests/experiments",
     "importance_cap": "tests/algorithms/test_importance.py",
     "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",

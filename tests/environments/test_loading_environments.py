@@ -74,8 +74,8 @@ def test_a_class_with_settings_of_its_types(file, monkeypatch):
         ("FILE:Echo?loud=1", "loud is '1'; it must be bool"),
         ("FILE:Echo?mode=even", "mode is 'even'; it must be .*Literal"),
         ("FILE:Echo?sizes=2", "sizes is '2'; it must be tuple"),
-        ("FILE:Echo?times", "must be key=value"),
-        ("FILE:Echo?times=1&times=2", "each key once"),
+        ("FILE:Echo?times", "expected key=value"),
+        ("FILE:Echo?times=1&times=2", "stands there twice"),
     ],
 )
 def test_what_cannot_be_loaded(spec, problem, file):

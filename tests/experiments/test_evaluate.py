@@ -5,7 +5,35 @@ import json
 import numpy as np
 import pytest
 
-from rljax.tasks.evaluation import Evaluation
+LANGUAGE_TASK = """
+import dataclasses
+from rljax.tasks.language import Example, LanguageTask, Report
+
+NAMES = ("zero", "one", "two", "three")
+
+class Rule:
+    def act(self, observations):
+        return [str(NAMES.index(text.split()[-1])) for text in observations]
+
+@dataclasses.dataclass(frozen=True)
+class Digits(LanguageTask):
+    def examples(self):
+        return [
+            Example(f"case {i} {name}", str(NAMES.index(name)),
+                    split="held_out" if i % 4 == 0 else "train")
+            for i in range(40) for name in NAMES
+        ]
+
+    def reward(self, prompts, completions, answer):
+        return [float(text == right) for text, right in zip(completions, answer)]
+
+    def report(self, completions, columns):
+        right = [t == a for t, a in zip(completions, columns["answer"])]
+        return Report({"accuracy": sum(right) / len(right)}, f"the table of {len(right)}")
+
+    def baselines(self, train):
+        return {"rule": Rule()}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +65,6 @@ def test_every_completion_is_in_the_report(report):
         assert np.mean([row["tokens"] for row in of_side]) == pytest.approx(summary["length"])
         assert np.mean([row["ended"] for row in of_side]) == pytest.approx(summary["eos_fraction"])
         assert all(row["ended"] or row["tokens"] == 8 for row in of_side)
-
-
-def test_several_rewards_are_described_one_by_one(script):
-    module = script("evaluate")
-    parts = {"a": np.array([1.0, 3.0]), "b": np.array([np.nan, 5.0]), "c": np.full(2, np.nan)}
-    made = {"prompts": ["p", "q"], "completions": ["x y", "z"], "lengths": np.array([2, 1])}
-
-    def describe(components):
-        evaluation = Evaluation(
-            **made, scores=np.array([1.0, 3.0]), components=components, kl=np.zeros(2)
-        )
-        return module.describe(module.Judged(evaluation, np.ones(2, bool)), with_kl=False)
-
-    found = describe(parts)
-    assert (found["rewards/a"]["mean"], found["rewards/b"]["mean"]) == (2.0, 5.0)
-    assert "rewards/c" not in found  # it could judge nothing
-    assert not any(key.startswith("rewards/") for key in describe({"a": parts["a"]}))
 
 
 def test_table_and_examples(script, tiny_run, capsys):
@@ -97,3 +108,54 @@ def test_what_is_wrong_is_said(fails, tiny_run, tmp_path):
     assert "num_prompts is 99, but only" in fails("evaluate", *run, "--num-prompts", 99)
     assert "no prompt is held out" in fails("evaluate", *run, "--task.held-out-fraction", 0)
     assert "give one of --model" in fails("evaluate")
+    rule = ["--policy", "random"]
+    assert "against is 'rule'; it must be one of" in fails("evaluate", *rule, "--against", "rule")
+    assert "give --policy" in fails("evaluate", *run, "--against", "rule")
+    assert "names one twice" in fails("evaluate", *rule, "random", *run)
+    assert "task.prompt_tokens 16 are those of a model" in fails("evaluate", *rule)
+    assert "random learns from right answers" in fails("evaluate", *run, *rule)
+    model = ["--policy", "model?temperature=-1"]
+    assert "temperature is -1.0; it must be >= 0" in fails("evaluate", *run, *model)
+    assert "'run' needs a directory" in fails("evaluate", *run, "--policy", "run")
+
+
+def test_policies_side_by_side(script, report, tiny_run, tmp_path, capsys):
+    own = tmp_path / "own.py"
+    own.write_text("def vowels(prompts):\n    return ['aeiou'] * len(prompts)\n")
+    file = tmp_path / "report.json"
+    names = [f"{own}:vowels", "reference", "model", "model?temperature=0", "template?text=a"]
+    argv = ["--run", str(tiny_run.directory), "--json", str(file), "--policy", *names]
+    script("evaluate").main([*argv, "--against", "reference"])
+    found = json.loads(file.read_text())
+    assert list(found["results"]) == names and found["against"] == "reference"
+    assert found["results"][names[0]]["score"]["mean"] == pytest.approx(5 / 8 - 1)
+    # The same texts as where policy and reference are judged with their KL.
+    for side, name in (("policy", "model"), ("reference", "reference")):
+        texts = [row[name]["completion"] for row in found["completions"]]
+        assert texts == [row[side]["completion"] for row in report["completions"]]
+    assert found["differences"]["model"] == pytest.approx(report["difference"], abs=1e-6)
+    greedy = [row["model?temperature=0"]["completion"] for row in found["completions"]]
+    assert greedy != [row["model"]["completion"] for row in found["completions"]]
+    assert "paired difference from reference" in capsys.readouterr().out
+
+
+def test_a_language_task_without_any_model(script, tmp_path, capsys):
+    pytest.importorskip("rank_bm25")
+    (tmp_path / "digits.py").write_text(LANGUAGE_TASK)
+    file = tmp_path / "report.json"
+    flags = {
+        "task.prompts": f"{tmp_path}/digits.py:Digits",
+        "task.reward": "task",
+        "task.prompt-tokens": "None",
+        "num-prompts": 20,
+        "json": file,
+    }
+    argv = [part for k, v in flags.items() for part in (f"--{k}", str(v))]
+    script("evaluate").main([*argv, "--policy", "random", "retrieval", "rule"])
+    found = json.loads(file.read_text())
+    assert found["results"]["rule"]["score"]["mean"] == 1.0
+    assert found["results"]["retrieval"]["report/accuracy"]["mean"] == 1.0
+    low = found["results"]["random"]["report/accuracy"]
+    assert low["low"] <= low["mean"] <= low["high"] < 1
+    assert found["differences"]["rule"]["low"] > 0
+    assert "the table of 20" in capsys.readouterr().out

@@ -269,7 +269,7 @@ def test_kto_runs_on_labels_made_of_pairs(tmp_path, script, pairs, capsys):
 
 def test_errors_are_plain(fails, pairs, tmp_path):
     message = fails("dpo", *flags("dpo", "none.jsonl", tmp_path / "a"))
-    assert "no .jsonl file 'none.jsonl'" in message
+    assert "no data file 'none.jsonl'" in message
     scaled = {"dpo.margin-scale": 0.5, "data.pairing": "best_worst"}
     assert "needs more than two" in fails("dpo", *flags("dpo", pairs, tmp_path / "b", **scaled))
     tied = tmp_path / "tied.jsonl"

@@ -172,7 +172,7 @@ def test_killed_runs_go_on_bit_for_bit(tmp_path, pairs, pretrained_run):
 def test_errors_are_plain(fails, pairs, tmp_path):
     config = f"{ROOT}/configs/sft_sentiment.py:smoke"
     message = fails("sft", "--config", config, "--data.source", "none.jsonl", "--workdir", tmp_path)
-    assert "no .jsonl file 'none.jsonl'" in message
+    assert "no data file 'none.jsonl'" in message
     flags = pretrain_flags(pairs, tmp_path / "a", tokenizer="bpe:9")
     assert "a BPE needs its vocabulary" in fails("pretrain", *flags)
     flags = pretrain_flags(pairs, tmp_path / "b", **{"model.source": tmp_path / "none"})

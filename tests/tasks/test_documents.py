@@ -149,9 +149,9 @@ def test_texts_split_by_their_first_tokens_as_prompts_are(tmp_path, tokenizer):
 def test_what_split_tokens_cannot_do(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="split_tokens must be at least 1, got 0"):
         DocumentConfig(split_tokens=0)
-    pairs = write(tmp_path, {"prompt": "a", "completion": "b"})
-    with pytest.raises(DataError, match=r":1: --data.split-tokens is for records of `text`"):
-        read_documents(DocumentConfig(source=pairs, split_tokens=4), tokenizer)
+    chats = write(tmp_path, {"messages": CHAT})
+    with pytest.raises(DataError, match=r":1: --data.split-tokens is for records of `text` or"):
+        read_documents(DocumentConfig(source=chats, split_tokens=4), tokenizer)
     texts = write(tmp_path, {"text": "a"}, {"text": "b"})
     with pytest.raises(DataError, match="split-tokens needs a tokenizer"):
         read_documents(DocumentConfig(source=texts, split_tokens=4))
@@ -248,7 +248,7 @@ def test_what_cannot_work(tmp_path, tokenizer):
         make(change(config, loss_on="all"))
     with pytest.raises(DataError, match="40 records to train on and 0 held out"):
         make(change(config, held_out_fraction=1e-9))
-    with pytest.raises(DataError, match="no .jsonl file 'imbd'"):
+    with pytest.raises(DataError, match="no data file 'imbd'"):
         make(change(config, source="imbd"))
     for field, value in (
         ("sequence_length", 1),

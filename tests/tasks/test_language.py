@@ -60,12 +60,7 @@ def test_prompts_reward_and_report_come_from_one_class(spec, byte_tokenizer):
     indices = [0, 1]
     answers = [task.train.columns["answer"][i] for i in indices]
     written = [answers[0], "wrong"]
-    judged = task.reward._judge_texts(  # the arrays are for token rewards
-        [task.train.texts[i] for i in indices],
-        written,
-        {name: column[:2] for name, column in task.train.columns.items()},
-    )
-    assert judged[0].scores.tolist() == [1.0, 0.0]
+    assert task.judge_texts(task.train, indices, written).scores.tolist() == [1.0, 0.0]
     report = task.report(task.train, indices, written)
     assert report.metrics == {"accuracy": 0.5} and report.text == "a table"
 
@@ -91,9 +86,9 @@ def test_what_a_task_says_of_its_split_holds(spec, byte_tokenizer):
 @pytest.mark.parametrize(
     ("suffix", "message"),
     [
-        ("Vowels?cuont=5", "takes no setting 'cuont' .did you mean 'count'"),
-        ("Vowels?count=many", "setting count is 'many'; it must be int"),
-        ("Vowels?strict=1", "setting strict is '1'; it must be bool"),
+        ("Vowels?cuont=5", "there is no setting .cuont. .did you mean .count."),
+        ("Vowels?count=many", "count is .many.; it must be int"),
+        ("Vowels?strict=1", "strict is .1.; it must be bool"),
         ("Vowels?count", "expected key=value"),
         ("Vowls", "has no class 'Vowls' of the kind LanguageTask; it has .*'Vowels'"),
         ("Vowels?count=0", "has no example at all"),
@@ -124,6 +119,8 @@ def test_the_reward_task_needs_a_language_task(byte_tokenizer, tmp_path):
         ("package.module:Task?x=1", True),
         ("imdb", False),
         ("sorting:6", False),
+        ("sorting:x", False),
+        ("arithmetic:x", False),
         ("reasoning-gym:chain_sum?min_terms=2", False),
         ("hf:imdb?split=train", False),
         ("data.jsonl", False),

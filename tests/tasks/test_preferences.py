@@ -14,7 +14,7 @@ from rljax.tasks.preference_batches import (
     with_mismatched,
 )
 from rljax.tasks.preferences import PreferenceConfig, read_source
-from rljax.tasks.prompts import text_fraction
+from rljax.tasks.prompts import side_fraction
 from rljax.tasks.sources import DataError
 
 EOS, PAD = 258, 256
@@ -141,9 +141,9 @@ def test_labelled_texts_pair_prompts_of_both_kinds_and_use_each_text_once(tmp_pa
     for side in (data.train, data.held_out):
         for record in side.records:
             assert record.completions[0].endswith("+") and record.completions[1].endswith("-")
-    fraction = [text_fraction(r.prompt) for r in data.train.records]
+    fraction = [side_fraction(r.prompt) for r in data.train.records]
     assert min(fraction) >= 0.3
-    assert max(text_fraction(r.prompt) for r in data.held_out.records) < 0.3
+    assert max(side_fraction(r.prompt) for r in data.held_out.records) < 0.3
     assert EOS in data.train.rows.tokens  # these texts are whole
     labels = make(tmp_path, "labels", *texts, prompt_tokens=4, completion_tokens=30)
     assert all((r.prompt[-1] == "+") == (r.values[0] == 1) for r in labels.train.records)
@@ -154,7 +154,7 @@ def test_the_split_depends_on_the_prompt_alone(tmp_path):
     data = make(tmp_path, "pairs", *records, held_out_fraction=0.25)
     assert data.held_out is not None
     for side, rule in ((data.held_out, lambda f: f < 0.25), (data.train, lambda f: f >= 0.25)):
-        assert all(rule(text_fraction(r.prompt)) for r in side.records)
+        assert all(rule(side_fraction(r.prompt)) for r in side.records)
     again = make(tmp_path, "pairs", *reversed(records), held_out_fraction=0.25)
     np.testing.assert_array_equal(again.train.rows.tokens, data.train.rows.tokens)
     assert again.train.digest() == data.train.digest()
@@ -300,9 +300,9 @@ def test_what_is_wrong_is_said_with_file_and_line(tmp_path, record, words):
 
 
 def test_files_that_are_not_there_or_hold_nothing(tmp_path):
-    with pytest.raises(DataError, match="'imdb', a .jsonl file, or a run"):
+    with pytest.raises(DataError, match="'imdb', a .jsonl, .*run directory with a compl"):
         read_source(str(tmp_path / "none.jsonl"))
-    with pytest.raises(DataError, match="completions.jsonl"):
+    with pytest.raises(DataError, match="the directory holds no file to read"):
         read_source(str(tmp_path))
     with pytest.raises(DataError, match="holds no record at all"):
         read_source(write(tmp_path))

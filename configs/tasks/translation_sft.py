@@ -1,0 +1,36 @@
+"""doc"""
+
+from dataclasses import replace
+
+from rljax.algorithms.sft import SFTConfig
+from rljax.experiment import ModelConfig, TextExperiment
+from rljax.tasks.documents import DocumentConfig
+from rljax.training.optimizer import OptimizerConfig
+
+config = TextExperiment(
+    model=ModelConfig(source="smollm2-135m-instruct", scan_layers=True),
+    train_layers=10,
+    data=DocumentConfig(
+        source="translation?to=de,fr,zh_Hans&memory=1&max_chars=60", sequence_length=128
+    ),
+    sft=SFTConfig(batch_size=8),
+    optimizer=OptimizerConfig(learning_rate=1e-4, schedule="cosine", warmup_steps=4),
+    steps=30,
+    workdir="runs/tasks/translation_sft",
+    eval_batches=4,
+    checkpoint_every=10,
+)
+
+variants = {
+    "smoke": replace(
+        config,
+        model=ModelConfig(source="random:tiny-llama"),
+        train_layers=0,
+        data=replace(config.data, source="translation?to=de&max_chars=30", sequence_length=64),
+        sft=replace(config.sft, batch_size=4),
+        optimizer=replace(config.optimizer, learning_rate=1e-3, warmup_steps=0),
+        steps=3,
+        workdir="runs/tasks/translation_smoke_sft",
+        eval_batches=2,
+    ),
+}

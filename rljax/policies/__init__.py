@@ -1,0 +1,1 @@
+"""Policies that no gradient has trained: random words, rules, templates, retrieval."""
