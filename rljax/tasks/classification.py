@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -50,17 +50,13 @@ class Classification(LabelTask):
     """The file's field of labels, texts or whole numbers; None: `label`."""
     labels: str | None = None
     """The labels of the file, separated by commas; another one is an error. None: those it has."""
-    max_words: int = 40
-    """Longer texts are cut to so many words."""
     part: Literal["start", "end"] = "end"
-    """Which words are kept: a review often ends with its verdict."""
+    """Which words of longer texts are kept: a review often ends with its verdict."""
     question: str = "Label:"
     """What stands in a line of its own behind the text."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_words < 1:
-            raise ValueError(f"max_words is {self.max_words}; it must be at least 1")
         if not self.question.strip():
             raise ValueError("question is empty; it asks for the label, such as 'Label:'")
         if self.path is None:
@@ -89,12 +85,14 @@ class Classification(LabelTask):
         """Ask for the label of every text."""
         made = []
         for text, label, where in self.rows():
-            words = text.split()
-            kept = words[-self.max_words :] if self.part == "end" else words[: self.max_words]
-            prompt = f"{' '.join(kept)}\n{self.question}"
+            prompt = self.ask(text)
             shown = self.demonstration(prompt)
             made.append(Example(prompt, label, where=where, demonstration=shown))
         return made
+
+    def ask(self, text: str) -> str:
+        """Write the prompt for a text."""
+        return f"{self.cut(text, self.part)}\n{self.question}"
 
     def baselines(self, train: Sequence[Example]) -> Mapping[str, TextPolicy]:
         """Make VADER's thresholds ("rule", where labels are polarities) and "supervised"."""
@@ -104,28 +102,33 @@ class Classification(LabelTask):
         return made
 
 
+def vader_compound() -> Callable[[str], float]:
+    """Load VADER: text -> compound score, in [-1, 1]. Raises DataError where it is missing."""
+    module = import_package(
+        "vaderSentiment.vaderSentiment", what="the rule by VADER", install="vaderSentiment"
+    )
+    scores = module.SentimentIntensityAnalyzer().polarity_scores
+    return lambda text: scores(text)["compound"]
+
+
 class VaderPolicy:
-    """Say the polarity that VADER's compound score has; "unknown" where that is neutral.
+    """Say the polarity that VADER's compound score has, and `neutral` where that is near 0.
 
     Hutto and Gilbert 2014 (https://doi.org/10.1609/icwsm.v8i1.14550). Raises DataError where the
     package is missing.
     """
 
-    def __init__(self, question: str) -> None:
-        module = import_package(
-            "vaderSentiment.vaderSentiment", what="the rule by VADER", install="vaderSentiment"
-        )
-        self.question = question
-        self.score = module.SentimentIntensityAnalyzer().polarity_scores
+    def __init__(self, question: str, *, neutral: str = UNKNOWN) -> None:
+        self.question, self.neutral, self.score = question, neutral, vader_compound()
 
     def act(self, observations: Sequence[str]) -> list[str]:
         """Judge the text of each observation, without the question."""
         return [self._judge(text.removesuffix(self.question)) for text in observations]
 
     def _judge(self, text: str) -> str:
-        compound = self.score(text)["compound"]
+        compound = self.score(text)
         if abs(compound) < VADER_NEUTRAL:
-            return UNKNOWN
+            return self.neutral
         return "positive" if compound > 0 else "negative"
 
 

@@ -203,12 +203,12 @@ class CustomerService(LanguageTask):
         return " ".join(_template(text).render(slots=dict(action.slots)).split())
 
     def reward(
-        self, prompts: Sequence[str], completions: Sequence[str], action: Sequence[str]
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]
     ) -> list[float]:
         """Give 1 for the right reply with the right slots, `escalation` for passing on, else 0."""
         del prompts
         scores = []
-        for completion, right in zip(completions, action, strict=True):
+        for completion, right in zip(completions, columns["action"], strict=True):
             done = read_action(completion)
             passed = done == Action(ESCALATE, {})
             scores.append(self.escalation if passed else float(done == read_action(right)))

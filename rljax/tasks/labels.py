@@ -6,6 +6,7 @@ full stop at its end.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,10 @@ class LabelTask(LanguageTask):
     unknown_share: float = 0.1
     """Share of the examples, chosen by a hash, whose demonstration is "unknown": the supervised
     start knows the word, RL finds out what it is good for."""
+    max_words: int = 40
+    """Longer texts are cut to so many words."""
+    max_characters: int = 1000
+    """And to so many characters: what is hardly made of words would be hundreds of tokens."""
 
     def __post_init__(self) -> None:
         payments = (self.right, self.unknown, self.wrong, self.invalid)
@@ -49,20 +54,34 @@ class LabelTask(LanguageTask):
             )
         if not 0 <= self.unknown_share < 1:
             raise ValueError(f"unknown_share is {self.unknown_share}; it must be in [0, 1)")
+        for name in ("max_words", "max_characters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     @property
     def worth_answering(self) -> float:
         """The probability of being right above which a label pays more than "unknown"."""
         return (self.unknown - self.wrong) / (self.right - self.wrong)
 
+    def cut(self, text: str, part: str = "start") -> str:
+        """Keep the words of one end of a text; part: "start" or "end"."""
+        words = text.split()
+        if part == "end":
+            return " ".join(words[-self.max_words :])[-self.max_characters :].strip()
+        return " ".join(words[: self.max_words])[: self.max_characters].strip()
+
     def demonstration(self, prompt: str) -> str | None:
         """Return what is shown for a prompt, where that is not its answer."""
         chosen = text_fraction(f"{UNKNOWN}:{prompt}") < self.unknown_share
         return UNKNOWN if chosen else None
 
+    @abc.abstractmethod
     def all_labels(self) -> tuple[str, ...]:
         """List the labels that an answer may be, besides "unknown"."""
-        raise NotImplementedError
+
+    @abc.abstractmethod
+    def ask(self, text: str) -> str:
+        """Write the prompt for a text."""
 
     def reward(
         self,

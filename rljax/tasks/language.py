@@ -26,6 +26,9 @@ LANGUAGE_TASKS: dict[str, str] = {
     "classification": "rljax.tasks.classification:Classification",
     "summarisation": "rljax.tasks.summarisation:Summarisation",
     "translation": "rljax.tasks.translation:Translation",
+    "ner": "rljax.tasks.ner:NamedEntities",
+    "crosslingual": "rljax.tasks.crosslingual:Crosslingual",
+    "finance": "rljax.tasks.finance:Finance",
 }
 """Where each task of this package is: `module:Class` by its short name."""
 

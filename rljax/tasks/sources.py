@@ -79,7 +79,7 @@ def read_prompt_rows(
         check,
         expected=f"prompt file {source!r}; prompts are 'imdb', 'arithmetic:N', 'sorting:N', "
         f"{FORMATS}, a directory of them, or hf:NAME",
-        text_field="prompt",
+        text_field="prompt" if flag else column,  # a flag says nothing about plain text
     )
     if not rows:
         raise DataError(f"{source}: holds no prompt at all; expected at least one")

@@ -89,7 +89,7 @@ def test_passing_on_pays_between_wrong_and_right():
         "",
         "escalate; a=b",
     ]
-    assert task.reward([""] * 5, written, right) == [1.0, 0.3, 0.0, 0.0, 0.0]
+    assert task.reward([""] * 5, written, action=right) == [1.0, 0.3, 0.0, 0.0, 0.0]
 
 
 def test_the_report_counts_what_was_resolved_passed_on_and_wrong():
