@@ -20,7 +20,7 @@ config = GRPOExperiment(
         name="rljax.environments.games:FrozenLake",
         max_turns=8,
         max_turn_tokens=4,
-        max_observation_tokens=28,
+        max_observation_tokens=32,
         # what the demonstrations were written in: the chat template of tokenizers made here
         template="user: {observation}\nassistant: ",
         separator="",

@@ -6,7 +6,7 @@ writes those to train on as records of `messages`; --backward swaps a turn and i
 model of the turn before, given the answer.
 
 The data are the package chitchat-dataset (Myers et al. 2020, the BYU-EVI chit-chat challenge), or a
-JSONL file of `messages`.
+file of records with `messages`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rljax.tasks.reading.config import DEFAULT
-from rljax.tasks.reading.errors import BadLines, DataError
-from rljax.tasks.reading.text_formats import read_jsonl
+from rljax.tasks.installed import import_package, package_folder
+from rljax.tasks.records import read_source
+from rljax.tasks.sources import DataError
 
 FILE = "dataset.json"
-NEED = "pip install chitchat-dataset==0.9.0, or give data=FILE.jsonl of records with messages"
+INSTALL = "chitchat-dataset==0.9.0"
 HELD_OUT = 0.1
 
 
@@ -45,7 +44,7 @@ def read_conversations(data: str | None, max_words: int) -> tuple[Conversation, 
     Those without an answer are left out. A conversation is held out, with all its parts, by a hash
     of its name. Raises DataError for a missing file, one of another form, and one without any.
     """
-    found = _from_jsonl(Path(data).expanduser()) if data else _from_package()
+    found = _from_records(data) if data else _from_package()
     made = []
     for name, turns in found:
         part: list[str] = []
@@ -75,30 +74,23 @@ def _is_held_out(name: str) -> bool:
 
 
 def _from_package() -> Iterator[tuple[str, list[str]]]:
-    spec = importlib.util.find_spec("chitchat_dataset")
-    locations = spec.submodule_search_locations if spec else None
-    if not locations:
-        raise DataError(f"dialogue needs the conversations of chitchat-dataset: {NEED}")
-    path = Path(next(iter(locations))) / FILE
+    path = package_folder("chitchat_dataset", what="dialogue", install=INSTALL) / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         for name, record in content.items():
             yield name, [" ".join(said["text"] for said in turn) for turn in record["messages"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} cannot be read: {error!r}; {NEED}") from error
+        raise DataError(
+            f"{path} cannot be read: {error!r}; pip install --force-reinstall {INSTALL}"
+        ) from error
 
 
-def _from_jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
-    if not path.is_file():
-        raise DataError(f"there is no file {path}: {NEED}")
-    for where, record in read_jsonl(path, DEFAULT, BadLines(skip=False)):
-        messages = record.get("messages")
-        if not isinstance(messages, list) or not all(
-            isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages
-        ):
-            raise DataError(f'{where}: expected messages as [{{"role": ..., "content": "..."}}]')
-        # a name that does not move when lines do
-        yield json.dumps([m["content"] for m in messages]), [m["content"] for m in messages]
+def _from_records(source: str) -> Iterator[tuple[str, list[str]]]:
+    for record in read_source(source).records:
+        if record.kind != "messages":
+            raise DataError(f"{record.where}: a dialogue needs `messages`, found {record.kind!r}")
+        turns = [message["content"] for message in record.fields["messages"]]
+        yield json.dumps(turns), turns  # a name that does not move when lines do
 
 
 class Nearest:
@@ -109,15 +101,14 @@ class Nearest:
 
         Raises DataError where scikit-learn is missing, or no turn has a word.
         """
-        try:
-            from sklearn.feature_extraction.text import TfidfVectorizer
-        except ImportError as error:
-            raise DataError("dialogue needs scikit-learn: pip install scikit-learn") from error
+        texts = import_package("sklearn.feature_extraction.text", what="dialogue")
         pairs = dict.fromkeys(
             p for c in conversations for p in zip(c.turns, c.turns[1:], strict=False)
         )
         self.pairs = list(pairs)[:limit]
-        self._vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+        self._vectorizer: Any = texts.TfidfVectorizer(
+            sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
+        )
         try:
             self._known: Any = self._vectorizer.fit_transform([turn for turn, _ in self.pairs]).T
         except ValueError as error:
@@ -148,7 +139,7 @@ class Write:
     out: str
     """JSONL file to write."""
     data: str | None = None
-    """JSONL file of `messages` to read; None: the package chitchat-dataset."""
+    """File of records with `messages` to read; None: the package chitchat-dataset."""
     max_words: int = 16
     """Longer turns cut a conversation in two."""
     max_turns: int = 8

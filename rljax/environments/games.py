@@ -91,7 +91,7 @@ class Game(abc.ABC):
         """Play a turn."""
         self._used += 1
         move = self.move(text)
-        done, reward = False, -self.turn_cost
+        done, reward = False, 0.0 - self.turn_cost
         if move is None:
             self._invalid += 1
             reward -= self.invalid_cost

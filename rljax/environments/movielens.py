@@ -11,12 +11,12 @@ import csv
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rljax.tasks.installed import package_folder
 from rljax.tasks.sources import DataError
 
 FILES = ("dataset_example", "ml-100k", "ml-100k")
@@ -99,11 +99,8 @@ def read_ratings(
 
 
 def _package_files() -> Path:
-    spec = importlib.util.find_spec("recbole")
-    locations = spec.submodule_search_locations if spec else None
-    if not locations:
-        raise DataError(f"recommendation needs the ratings of the package recbole: {NEED}")
-    return Path(next(iter(locations))).joinpath(*FILES)
+    folder = package_folder("recbole", what="recommendation", install="--no-deps recbole==1.2.1")
+    return folder.joinpath(*FILES)
 
 
 def _share(user: str) -> float:

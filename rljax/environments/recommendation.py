@@ -158,7 +158,7 @@ class Recommendation:
         else:
             genres = favourite_genres(self.user.liked, self.ratings.films)
             told = f"I like {' and '.join(genres)}." if genres else "I do not know."
-        return told, -self.question_cost
+        return told, 0.0 - self.question_cost
 
     def _judge(self, name: str) -> tuple[str, float]:
         film = self.place_of(name)
@@ -174,7 +174,7 @@ class Recommendation:
 
     def _refuse(self, why: str) -> tuple[str, float]:
         self._invalid += 1
-        return why, -self.invalid_cost
+        return why, 0.0 - self.invalid_cost
 
     def metrics(self) -> dict[str, float]:
         """Measure the recommendations made so far."""

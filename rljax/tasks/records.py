@@ -46,9 +46,14 @@ class Record(NamedTuple):
 
     @property
     def texts(self) -> list[str]:
-        """Its texts, without any template."""
+        """Its texts, for a tokenizer to be made of them.
+
+        Of a conversation also what the template of such a tokenizer writes around every message, so
+        that a role is a token, not its letters.
+        """
         if self.kind == "messages":
-            return [message["content"] for message in self.fields["messages"]]
+            said = self.fields["messages"]
+            return [text for m in said for text in (f"{m['role']}: ", m["content"], "\n")]
         return [self.fields[name] for name in KINDS[self.kind]]
 
 

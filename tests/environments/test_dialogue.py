@@ -28,7 +28,8 @@ def talks(tmp_path_factory):
     with path.open("w") as lines:
         for i in range(60):
             turns = ["Hi!", "hello there", f"do you like cats number {i}?", f"I like dog {i}", "Oh"]
-            said = [{"role": "user", "content": turn} for turn in turns]
+            roles = ("user", "assistant") * 3
+            said = [{"role": r, "content": t} for r, t in zip(roles, turns, strict=False)]
             lines.write(json.dumps({"messages": said}) + "\n")
     return str(path)
 
@@ -47,7 +48,7 @@ def test_conversations_are_plain_short_and_split_by_a_hash(talks, tmp_path):
         len(turn.split()) <= 3 for c in read_conversations(talks, 3) for turn in c.turns
     )
     assert plain("It’s\n FINE \u00e9!") == "it's fine !"
-    with pytest.raises(DataError, match="no turn of 1 words is answered|there is no file"):
+    with pytest.raises(DataError, match="none.jsonl"):
         read_conversations(str(tmp_path / "none.jsonl"), 16)
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"messages": [1]}\n')

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rljax.models.tokenizer import byte_tokenizer
+from rljax.models.tokenizer import byte_tokenizer, train_bpe
 from rljax.tasks import TaskConfig, make_task
 from rljax.tasks.documents import (
     DocumentConfig,
@@ -280,3 +280,16 @@ def test_prompts_to_go_on_from(tmp_path, tokenizer, byte_tokenizer):
         make(tokenizer, *texts)
     with pytest.raises(DataError, match="prompt_tokens is 3, but its records are not `text`"):
         make(tokenizer, PAIR, prompt_tokens=3)
+
+
+def test_a_tokenizer_of_conversations_knows_their_roles(tmp_path):
+    """Around every message of a conversation stands its role: it must not be spelled in letters."""
+    said = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]
+    source = write(tmp_path, *({"messages": said, "number": i} for i in range(9)))
+    texts = [t for r in read_documents(DocumentConfig(source, held_out_fraction=0.0)).train
+             for t in r.texts]  # fmt: skip
+    made = train_bpe(texts, 300)
+    assert "c" in texts and "a b" in texts
+    rendered = made.apply_chat_template(said, tokenize=False)
+    assert rendered == "user: a b\nassistant: c\n"
+    assert len(made("assistant: ", add_special_tokens=False)["input_ids"]) == 3
