@@ -19,6 +19,7 @@ from rljax.tasks.evaluation import TextEvaluation
 from rljax.tasks.language import Report
 
 MakeReport = Callable[[Sequence[str], Mapping[str, Sequence[Any]]], Report]
+LONGEST_NAME = 40
 PER_BLOCK = 4
 """So many policies stand side by side in a table; the next ones below."""
 LABELS = {
@@ -185,9 +186,20 @@ def print_examples(rows: Sequence[Mapping[str, Any]], names: Sequence[str], coun
             print(f"  {name:<{width}}{shown}  {row[name]['completion']!r}")
 
 
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Cut long names, such as those with a system message, numbered where they become equal."""
+    short: dict[str, str] = {}
+    for name in names:
+        cut = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+        short[name] = f"{cut} {len(short)}" if cut in short.values() else cut
+    return short
+
+
 def print_comparison(comparison: Mapping[str, Any], summary: str, examples: int) -> None:
     """Print what `compare` found."""
-    results, against = comparison["results"], comparison["against"]
+    short = short_names(list(comparison["results"]))
+    against = short[comparison["against"]]
+    results = {short[name]: result for name, result in comparison["results"].items()}
     names = list(results)
     print(f"{summary}\n")
     print(f"{comparison['prompts']} held-out prompts, 95% bootstrap intervals")
@@ -195,9 +207,13 @@ def print_comparison(comparison: Mapping[str, Any], summary: str, examples: int)
     print(f"\nscore, paired difference from {against}")
     width = max(map(len, names)) + 2
     for name, difference in comparison["differences"].items():
-        print(f"  {name:<{width}}{cell(difference)}")
+        print(f"  {short[name]:<{width}}{cell(difference)}")
     for name, text in comparison["reports"].items():
         if text:
-            print(f"\n{name}\n{text}")
+            print(f"\n{short[name]}\n{text}")
     print_words(results, names)
-    print_examples(comparison["completions"], names, examples)
+    rows = [
+        {short.get(key, key): value for key, value in row.items()}
+        for row in comparison["completions"][:examples]
+    ]
+    print_examples(rows, names, examples)

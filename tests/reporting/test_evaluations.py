@@ -10,6 +10,7 @@ from rljax.reporting.evaluations import (
     describe_texts,
     print_comparison,
     report_intervals,
+    short_names,
 )
 from rljax.reporting.statistics import bootstrap_mean, bootstrap_paired_difference
 from rljax.tasks.evaluation import TextEvaluation
@@ -79,6 +80,13 @@ def test_policies_stand_side_by_side(capsys):
     out = capsys.readouterr().out
     assert "paired difference from rule" in out and "the table" in out and "f1" in out
     assert "'p'" in out and "'q'" not in out
+
+
+def test_long_names_are_cut_and_stay_different():
+    names = ["rule", "model:" + "x" * 60, "model:" + "x" * 61]
+    short = short_names(names)
+    assert list(short) == names and len(set(short.values())) == 3
+    assert short["rule"] == "rule" and all(len(name) <= 42 for name in short.values())
 
 
 def test_several_rewards_are_described_one_by_one():
