@@ -1,51 +1,40 @@
-"""A small model from scratch learns docstrings: the start of configs/tasks/summarisation.py.
+"""Fine-tune SmolLM2-135M-Instruct on docstrings: the start of configs/tasks/summarisation.py.
 
-1,407 docstrings of the standard library of Python 3.11 to train on; text and summary are learnt
-both, for the summaries alone are few tokens.
+1,407 docstrings to train on, of the standard library of Python 3.11. Needs pip install
+'rljax[tasks]'. Not measured yet.
 
-    python experiments/pretrain.py --config configs/tasks/summarisation_sft.py
+    python experiments/sft.py --config configs/tasks/summarisation_sft.py
 """
 
 from dataclasses import replace
 
 from rljax.algorithms.sft import SFTConfig
-from rljax.experiment import PretrainExperiment
-from rljax.models.scratch import ArchitectureConfig
+from rljax.experiment import ModelConfig, TextExperiment
 from rljax.tasks.documents import DocumentConfig
 from rljax.training.optimizer import OptimizerConfig
 
-config = PretrainExperiment(
-    architecture=ArchitectureConfig(
-        family="llama", hidden_size=128, num_layers=3, num_heads=4, context_length=256
-    ),
-    tokenizer="bpe:2048",
-    data=DocumentConfig(source="summarisation?max_chars=240", loss_on="all", sequence_length=128),
-    sft=SFTConfig(batch_size=16),
-    optimizer=OptimizerConfig(
-        learning_rate=2e-3,
-        schedule="cosine",
-        warmup_steps=20,
-        adam_b2=0.98,
-        adam_eps=1e-8,
-    ),
-    steps=150,
+config = TextExperiment(
+    model=ModelConfig(source="smollm2-135m-instruct", scan_layers=True),
+    train_layers=8,
+    data=DocumentConfig(source="summarisation?max_chars=240", sequence_length=128),
+    sft=SFTConfig(batch_size=8),
+    optimizer=OptimizerConfig(learning_rate=1e-4, schedule="cosine", warmup_steps=3),
+    steps=20,
     workdir="runs/tasks/summarisation_sft",
-    eval_batches=None,
-    eval_every=75,
-    checkpoint_every=150,
+    eval_batches=4,
+    checkpoint_every=10,
 )
 
 variants = {
     "smoke": replace(
         config,
-        architecture=replace(config.architecture, hidden_size=32, num_layers=1, num_heads=4),
-        tokenizer="bytes",
-        data=replace(config.data, source="summarisation?max_chars=80"),
+        model=ModelConfig(source="random:tiny-llama"),
+        train_layers=0,
+        data=replace(config.data, source="summarisation?max_chars=100", sequence_length=128),
         sft=replace(config.sft, batch_size=4),
-        optimizer=replace(config.optimizer, warmup_steps=0),
+        optimizer=replace(config.optimizer, learning_rate=1e-3, warmup_steps=0),
         steps=3,
         workdir="runs/tasks/summarisation_smoke_sft",
-        eval_batches=1,
-        eval_every=0,
+        eval_batches=2,
     ),
 }
