@@ -22,7 +22,8 @@ configs/tasks/classification.py, which has read no Chinese at all and sees it as
     RL on English, greedy      -0.53 [-0.65, -0.41]   0.490     1.00      0.490
 
 Nothing crosses over: all are at chance, and RL on English adds -0.03 [-0.17, +0.11]. What would be
-right is to abstain, which is worth 0; none does, as none was ever paid for not knowing a language.
+right is to abstain, which is worth 0; no learned policy does, as none was ever paid for not knowing
+a language.
 
     python experiments/evaluate.py --run runs/tasks/classification --task.prompts crosslingual \\
         --num-prompts 600 --policy reference 'reference?temperature=0' model 'model?temperature=0'
