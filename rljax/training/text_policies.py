@@ -12,8 +12,9 @@ from rljax.models import Pretrained
 from rljax.policies.loading import load_text_policy
 from rljax.rollout.distribution import SamplingConfig
 from rljax.specs import SpecError, construct, split_spec
+from rljax.tasks.config import TaskConfig
 from rljax.tasks.language import TextPolicy
-from rljax.tasks.task import Task, TaskConfig, stop_token_ids, text_encoder
+from rljax.tasks.task import Task, stop_token_ids, text_encoder
 from rljax.training.language_policy import LanguageModelPolicy
 from rljax.training.policies import PolicyFlags, load_model, load_policy
 

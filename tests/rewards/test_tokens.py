@@ -9,9 +9,9 @@ from rljax.models.tokenizer import byte_tokenizer
 from rljax.rewards import RewardError, TokenTexts, load_reward, rules, token_reward
 from rljax.rewards.combined import WeightedRewards, require_token_rewards
 from rljax.rewards.tokens import exact_match, first_line, make_vocabulary, partial_match
+from rljax.tasks import TaskConfig, make_task
 from rljax.tasks.evaluation import decode_completions
 from rljax.tasks.prompts import make_batch, pad_texts
-from rljax.tasks.task import TaskConfig, make_task
 from rljax.types import Completions
 
 TOKENIZER = byte_tokenizer()
