@@ -12,7 +12,7 @@ from rljax.training.optimizer import OptimizerConfig
 config = GRPOExperiment(
     model=ModelConfig(source="runs/tasks/ner_sft"),
     task=TaskConfig(prompts="ner", prompt_tokens=None, reward="task"),
-    sampling=SamplingConfig(max_new_tokens=24, temperature=1.0),
+    sampling=SamplingConfig(max_new_tokens=40, temperature=1.0),
     grpo=GRPOConfig(batch_size=256, samples_per_prompt=8, num_minibatches=2, kl=KLConfig(coef=0.0)),
     optimizer=OptimizerConfig(learning_rate=2e-4, schedule="linear", adam_eps=1e-5),
     steps=80,
