@@ -33,11 +33,11 @@ config = PretrainExperiment(
     optimizer=OptimizerConfig(
         learning_rate=2e-3, schedule="cosine", warmup_steps=20, adam_b2=0.98, weight_decay=0.1
     ),
-    steps=400,
+    steps=800,
     workdir="runs/tasks/ner_sft",
     eval_batches=None,
     eval_every=100,
-    checkpoint_every=200,
+    checkpoint_every=400,
 )
 
 variants = {

@@ -8,7 +8,8 @@ The prompt is the sentence, its words separated by blanks; `rljax.tasks.ner_form
 answer is written and how malformed ones are read. The reward of a sentence is the F1 of its
 entities, each right only with the right words and the right type (Tjong Kim Sang and De Meulder
 2003, https://aclanthology.org/W03-0419, section 3). A sentence without entities has no F1: it
-pays `empty_reward` where none is found and 0 otherwise.
+pays `empty_reward` where the answer says that there are none, and 0 otherwise; one that cannot be
+understood says nothing, or nonsense would be paid in most tweets.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ class NamedEntities(LanguageTask):
     def _judge(self, parsed: Parsed, right: Sequence[str]) -> float:
         wanted, found = set(find_spans(right)), set(find_spans(parsed.tags))
         count = len(wanted) + len(found) + len(parsed.unplaced)
-        f1 = 2 * len(wanted & found) / count if count else self.empty_reward
+        empty = 0.0 if parsed.malformed else self.empty_reward
+        f1 = 2 * len(wanted & found) / count if count else empty
         same = sum(a == b for a, b in zip(parsed.tags, right, strict=True)) / len(right)
         return (1 - self.token_credit) * f1 + self.token_credit * same
 

@@ -294,6 +294,7 @@ def test_entities_that_stand_nowhere_are_false_alarms(spec):
 def test_where_there_is_nothing_to_find(spec):
     nothing = {"tokens": WORDS, "tags": ("O",) * 6}
     assert paid(spec, "none", "1 P", **nothing) == [1.0, 0.0]
+    assert paid(spec, "", "nonsense", "1 Z", "none 1", **nothing) == [0.0] * 4
     assert paid(f"{spec}&empty_reward=0.25", "none", "1 P", **nothing) == [0.25, 0.0]
     assert paid(f"{spec}&empty_reward=0.25", "none", "1 P 2 p 4 L 6 L") == [0.0, 1.0]
 
