@@ -33,7 +33,7 @@ config = GRPOExperiment(
         num_minibatches=2,
         kl=KLConfig(coef=0.0),
     ),
-    optimizer=OptimizerConfig(learning_rate=3e-4, schedule="linear", adam_eps=1e-5),
+    optimizer=OptimizerConfig(learning_rate=5e-4, schedule="linear", adam_eps=1e-5),
     steps=100,
     eval_prompts=200,
     prompt_multiple=8,
