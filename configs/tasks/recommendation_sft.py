@@ -24,7 +24,7 @@ config = PretrainExperiment(
     tokenizer="bpe:768",
     # every conversation begins alike, so that a hash of its beginning cannot split them
     data=DocumentConfig(
-        source="runs/tasks/recommendation.jsonl", sequence_length=256, held_out_fraction=0.0
+        source="runs/tasks/recommendation.jsonl", sequence_length=160, held_out_fraction=0.0
     ),
     sft=SFTConfig(batch_size=16),
     optimizer=OptimizerConfig(
