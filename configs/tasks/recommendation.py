@@ -3,7 +3,7 @@
 A batch is 16 users x 8 conversations with each; a click is worth 1, a question costs 0.05. The
 start is what configs/tasks/recommendation_sft.py makes.
 
-Over 200 held-out users, 5 recommendations with each, 95% intervals:
+Over 200 held-out conversations with 177 users, 5 recommendations in each, 95% intervals:
 
     policy                     score                  NDCG@5   hit rate@5   clicks   questions
     random titles              0.515 [0.420, 0.615]   0.111    0.405        0.52     0
