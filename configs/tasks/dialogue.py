@@ -3,7 +3,8 @@
 The user answers as people in chitchat-dataset did; ease of answering, information flow and semantic
 coherence are judged by the frozen models of configs/tasks/dialogue_sft.py, the first of which is
 also the start. A turn that does not end the dialogue is worth 3 more: log-probabilities are
-negative, and without it the best thing to say would be something dull at once.
+negative, and without it the best thing to say would be something dull at once. This config
+was not run to its end yet.
 
     python experiments/ppo.py --config configs/tasks/dialogue.py
 """

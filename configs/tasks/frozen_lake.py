@@ -2,6 +2,9 @@
 
 The start is what configs/tasks/frozen_lake_sft.py makes.
 
+Of 200 held-out boards random moves reach the goal on 0.010 [0.000, 0.025], the shortest way on all,
+in 6 moves; the demonstrations (of 2,500) on 0.421. This config was not run to its end yet.
+
     python experiments/grpo.py --config configs/tasks/frozen_lake.py
 """
 

@@ -2,6 +2,11 @@
 
 The start is what configs/tasks/guess_number_sft.py makes.
 
+Of 200 held-out games random guesses win 0.145 [0.095, 0.195], halving the range all, in 4.2 turns;
+the demonstrations win 0.60. Measured only with a weaker start (demonstrations half at random, 200
+steps on a busy machine): won 0.155 before and 0.180 after 60 steps at 3e-4, change of the score
++0.026 [-0.036, +0.088]: nothing that counts. This config was not run to its end yet.
+
     python experiments/grpo.py --config configs/tasks/guess_number.py
 """
 
@@ -33,7 +38,7 @@ config = GRPOExperiment(
         num_minibatches=2,
         kl=KLConfig(coef=0.0),
     ),
-    optimizer=OptimizerConfig(learning_rate=3e-4, schedule="linear", adam_eps=1e-5),
+    optimizer=OptimizerConfig(learning_rate=5e-4, schedule="linear", adam_eps=1e-5),
     steps=100,
     eval_prompts=200,
     prompt_multiple=8,

@@ -1,7 +1,7 @@
-"""Teach a small model to guess a number from 1 to 31 in 5 turns, half of its turns at random.
+"""Teach a small model to guess a number from 1 to 31 in 5 turns, a quarter of its turns at random.
 
     python experiments/play.py --environment rljax.environments.games:GuessTheNumber \\
-        --policy rule --noise 0.5 --split train --episodes 3000 --out runs/tasks/guess_number.jsonl
+        --policy rule --noise 0.25 --split train --episodes 3000 --out runs/tasks/guess_number.jsonl
     python experiments/pretrain.py --config configs/tasks/guess_number_sft.py
 """
 
@@ -25,7 +25,7 @@ config = PretrainExperiment(
     optimizer=OptimizerConfig(
         learning_rate=3e-3, schedule="cosine", warmup_steps=20, adam_b2=0.98, adam_eps=1e-8
     ),
-    steps=300,
+    steps=600,
     eval_batches=0,
     eval_every=0,
     checkpoint_every=100,

@@ -19,18 +19,18 @@ from rljax.training.optimizer import OptimizerConfig
 
 config = PretrainExperiment(
     architecture=ArchitectureConfig(
-        family="llama", hidden_size=128, num_layers=3, num_heads=4, context_length=256
+        family="llama", hidden_size=64, num_layers=2, num_heads=4, context_length=256
     ),
     tokenizer="bpe:768",
     # every conversation begins alike, so that a hash of its beginning cannot split them
     data=DocumentConfig(
-        source="runs/tasks/recommendation.jsonl", sequence_length=256, held_out_fraction=0.0
+        source="runs/tasks/recommendation.jsonl", sequence_length=160, held_out_fraction=0.0
     ),
-    sft=SFTConfig(batch_size=32),
+    sft=SFTConfig(batch_size=16),
     optimizer=OptimizerConfig(
-        learning_rate=2e-3, schedule="cosine", warmup_steps=20, adam_b2=0.98, adam_eps=1e-8
+        learning_rate=3e-3, schedule="cosine", warmup_steps=20, adam_b2=0.98, adam_eps=1e-8
     ),
-    steps=300,
+    steps=400,
     eval_batches=0,
     eval_every=0,
     checkpoint_every=100,

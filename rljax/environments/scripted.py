@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rljax.environments.text import (
+    HELD_OUT_SEEDS,
     EnvironmentFailure,
     TextEnvironment,
     is_held_out,
@@ -145,8 +146,6 @@ def seeds_of(split: str, count: int, first: int = 0) -> list[int]:
 
     Raises ValueError for another side, or where the held-out seeds do not suffice.
     """
-    from rljax.environments.text import HELD_OUT_SEEDS
-
     if split not in ("train", "held_out"):
         raise ValueError(f"split is {split!r}; it must be 'train' or 'held_out'")
     start = first + (0 if split == "held_out" else HELD_OUT_SEEDS)
