@@ -31,10 +31,10 @@ Measured on 480 held-out requests, 95% bootstrap intervals:
 requests; it greets and writes no action.
 
 RL, one seed, judged with other noise than the table: 0.717 [0.681, 0.753] -> 0.725 [0.685, 0.765],
-+0.008 [-0.016, +0.032], KL 0.16. It resolves more (0.652 -> 0.719), and where it passed on (0.163 ->
-0.017) it is now wrong (0.185 -> 0.265). The start has seen every training request, and is right on
-0.9 of them: there passing on never pays. A start that has seen a part of the templates, with RL on
-the others, would have something to learn; that is untried.
++0.008 [-0.016, +0.032], KL 0.16. It resolves more (0.652 -> 0.719), and where it passed on (0.163
+-> 0.017) it is now wrong (0.185 -> 0.265). The start has seen every training request, and is right
+on 0.9 of them: there passing on never pays. A start that has seen a part of the templates, with RL
+on the others, would have something to learn; that is untried.
 
 Retrieval and the linear classifier learn the right action of every past request; the start learns
 what the agent did, escalations included. Slots are their weakness: the linear classifier is right
