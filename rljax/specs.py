@@ -145,9 +145,15 @@ def typed_settings(what: str, function: Any, settings: Mapping[str, str]) -> dic
         kind: Any = Any if annotation is inspect.Parameter.empty else annotation
         fits, made[name] = _convert(text, kind)
         if not fits:
-            shown = getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
-            raise SpecError(f"{what}: {name} is {text!r}; it must be {shown}")
+            raise SpecError(f"{what}: {name} is {text!r}; it must be {_show(kind)}")
     return made
+
+
+def _show(kind: Any) -> str:
+    """Spell a type as a message does."""
+    if get_origin(kind) is Literal:
+        return f"one of {get_args(kind)}"
+    return str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
 
 
 def plain_value(text: str) -> Any:

@@ -43,7 +43,7 @@ def gradient(tiny):
     @quick_jit
     def gradient(rollout, advantages):
         made = grpo.make_minibatch(config, rollout, rollout.completions.mask, advantages)
-        grads, metrics = jax.grad(loss, has_aux=True)({"policy": params}, 0.1, made)
+        grads, metrics = jax.grad(loss, has_aux=True)({"policy": params}, (0.1, 0.0), made)
         return jax.flatten_util.ravel_pytree(grads)[0], metrics
 
     return gradient

@@ -86,6 +86,7 @@ def mean_log_prob(judge, context: str, text: str) -> float:
     return float(np.mean([log_probs[p, t] for p, t in zip(places, tail, strict=True)]))
 
 
+@pytest.mark.slow
 def test_the_rewards_are_those_of_the_paper():
     judge = load_judge(TINY, None, 64)
     parts = judge.judge("a b", "c d", "e f g")

@@ -72,7 +72,7 @@ def test_a_class_with_settings_of_its_types(file, monkeypatch):
         ("FILE:Echo?times=true", "times is 'true'; it must be int"),
         ("FILE:Echo?scale=big", "scale is 'big'; it must be float"),
         ("FILE:Echo?loud=1", "loud is '1'; it must be bool"),
-        ("FILE:Echo?mode=even", "mode is 'even'; it must be .*Literal"),
+        ("FILE:Echo?mode=even", "mode is 'even'; it must be one of"),
         ("FILE:Echo?sizes=2", "sizes is '2'; it must be tuple"),
         ("FILE:Echo?times", "expected key=value"),
         ("FILE:Echo?times=1&times=2", "stands there twice"),

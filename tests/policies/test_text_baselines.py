@@ -122,7 +122,7 @@ def test_which_policy_a_name_is(tmp_path):
     assert filled.act(["it is blue"]) == ["so blue"]
     for spec, train, message in [
         ("superviced", TRAIN, r"no policy 'superviced' .* \['random', 'retrieval', 'rule', "),
-        ("retrieval?metod=tfidf", TRAIN, "takes no setting 'metod' .did you mean 'method'"),
+        ("retrieval?metod=tfidf", TRAIN, "there is no setting 'metod' .did you mean 'method'"),
         ("retrieval?method=cosine", TRAIN, "must be one of"),
         ("random?seed=x", TRAIN, "the setting seed is 'x'; it must be int"),
         (f"{path}:shuot", TRAIN, r"has no function 'shuot'; it has \['shout'\]"),

