@@ -124,7 +124,7 @@ def test_which_policy_a_name_is(tmp_path):
         ("superviced", TRAIN, r"no policy 'superviced' .* \['random', 'retrieval', 'rule', "),
         ("retrieval?metod=tfidf", TRAIN, "there is no setting 'metod' .did you mean 'method'"),
         ("retrieval?method=cosine", TRAIN, "must be one of"),
-        ("random?seed=x", TRAIN, "the setting seed is 'x'; it must be int"),
+        ("random?seed=x", TRAIN, "seed is 'x'; it must be int"),
         (f"{path}:shuot", TRAIN, r"has no function 'shuot'; it has \['shout'\]"),
         (f"{path}:NUMBER", TRAIN, "has no function 'NUMBER'"),
         (f"{tmp_path}/none.py:f", TRAIN, "there is no file"),
