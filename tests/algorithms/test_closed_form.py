@@ -177,6 +177,7 @@ def several_rewards() -> tuple[World, jax.Array]:
     return world, jnp.where(WORLD.tree.mask, each, 0)
 
 
+@pytest.mark.slow
 def test_rewards_on_the_way_have_the_optimum_of_their_sum():
     world, each = several_rewards()
     assert np.all(np.sum(np.abs(each) > 1e-6, axis=1) == np.sum(WORLD.tree.mask, axis=1))

@@ -163,6 +163,7 @@ def test_a_failed_reward_teaches_nothing(world, rollout, advantage):
     assert differ(state.params, changed.params)
 
 
+@pytest.mark.slow
 def test_greedy_and_moving_baselines(world, rollout):
     greedy = dataclasses.replace(FIRST, advantage="greedy")
     plain = dataclasses.replace(FIRST, advantage="none")

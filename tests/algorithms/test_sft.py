@@ -139,6 +139,7 @@ def test_evaluation_counts_targets():
     assert result["loss"][1] == result["accuracy"][1] == count
 
 
+@pytest.mark.slow
 def test_it_learns_to_count():
     data = pack(documents(200), 12)
     run, init = update(BASE, STEPS, 0.01)

@@ -62,6 +62,7 @@ def test_certain_transitions_never_end_an_episode_by_rounding():
     np.testing.assert_allclose(counts, 1 / 3, atol=0.02)
 
 
+@pytest.mark.slow
 def test_an_episode_of_a_tree_is_a_completion_and_its_reward():
     tree = SequenceTree(3, 3, eos=2)
     rewards = jnp.arange(1.0, len(tree.tokens) + 1)
@@ -99,6 +100,7 @@ def test_the_tree_lists_every_completion_once():
             SequenceTree(*sizes)
 
 
+@pytest.mark.slow
 def test_a_token_reward_plays_the_completion():
     """By hand: 3 actions; tokens 4 and 7 are action 1; what comes after the end pays nothing."""
     reward = as_token_reward(sequence_bandit(jnp.array([[1.0, 2, 3], [10, 20, 30]])), horizon=2)

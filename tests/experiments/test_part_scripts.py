@@ -75,6 +75,7 @@ def changed(found, expected) -> bool:
     return not all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_adapters_and_runs_are_whole_models(tuned, script, capsys, tmp_path):
     start, trained = load_pretrained("random:tiny-llama"), load_trained(tuned).pretrained
     with Checkpoints(tuned / "checkpoints", read_only=True) as checkpoints:

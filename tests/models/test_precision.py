@@ -64,6 +64,7 @@ def test_log_probs_and_gradients_are_near_those_of_float32():
     assert jnp.linalg.norm(half[1]) == pytest.approx(float(jnp.linalg.norm(full[1])), rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 2])
 def test_all_products_read_bfloat16_and_scores_and_logits_are_summed_in_float32(group):
     traced = jax.make_jaxpr(jax.grad(lambda p: loss("bfloat16", group)(p)[0]))(params())

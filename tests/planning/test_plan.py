@@ -194,6 +194,7 @@ def test_advice_names_flags_and_the_largest_saving_first():
     assert lines[-1].startswith("--chip h200")
 
 
+@pytest.mark.slow
 def test_a_plan_is_made_and_told():
     plan = make_plan(TINY)
     assert plan.depths == (2,) and plan.fits and not plan.advice

@@ -139,6 +139,7 @@ def test_a_rounded_cache_is_read_as_its_numbers_say():
 # ------------------------------------------------------------------------------------- Sampler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

@@ -105,6 +105,7 @@ def test_one_turn_is_the_plain_samplers_completion(tiny):
     np.testing.assert_allclose(state.made.values, plain.values, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_shared_is_read_once_with_the_same_result(tiny):
     model, params = tiny
     prompts = prompts_of(4, group=2)

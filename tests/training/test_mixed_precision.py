@@ -60,6 +60,7 @@ def sft(dtype: str):
     return model, quick_jit(steps)
 
 
+@pytest.mark.slow
 def test_masters_add_up_what_bfloat16_parameters_would_lose():
     model, steps = sft("bfloat16")
     params = jax.tree.map(lambda x: x.astype(BFLOAT16).astype(FLOAT32), noisy_params(model))
