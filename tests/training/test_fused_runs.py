@@ -27,7 +27,9 @@ def quick_programs():
 
 
 def run_of(runs: Runs, index: int) -> dict[str, np.ndarray]:
-    return {name: values[index] for name, values in runs.metrics.items()}
+    """A run's metrics, without what the script reports of its speed (`fused_cases.run`)."""
+    metrics = {name: values[index] for name, values in runs.metrics.items()}
+    return {name: values for name, values in metrics.items() if not name.startswith("perf/")}
 
 
 def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], rtol=1e-3) -> None:
