@@ -10,6 +10,7 @@ of a turn at most, O tokens of an answer at most, D hidden.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +83,112 @@ class Talking(NamedTuple):
     many tokens was read; where it is not live the conversation is over, and nothing is read."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: its methods are compiled
+class _Conversation:
+    """What the functions of a conversation share; `Talking` says what each of them is."""
+
+    model: Model
+    choose: Any
+    """As `make_choose` builds it."""
+    ends: jax.Array
+    """[V] bool: what ends a turn."""
+    pad_token_id: int
+    length: int
+    """Slots of what follows the prompt, C."""
+    width: int
+    """Tokens of a turn at most, W."""
+    group: int
+    """So many rows in turn have the same prompt."""
+
+    def prepare(self, params: Params, value_head: Params | None) -> tuple[Params, Params | None]:
+        return self.model.prepare(params), gathered(value_head)
+
+    def start(
+        self, prepared: tuple[Params, Params | None], prompts: Prompts, key: jax.Array
+    ) -> Talk:
+        require_context(self.model, prompts, self.length)
+        batch, slots = prompts.tokens.shape
+        each = whole_group(self.group, batch)
+        hidden, cache = self.model.prefill(
+            prepared[0], prompts.tokens[::each], prompts.mask[::each], slots
+        )
+        if each > 1:
+            cache = take_rows(cache, jnp.repeat(jnp.arange(batch // each), each))
+        nothing = jnp.zeros((batch, self.length), jnp.float32)
+        made = Completions(
+            tokens=jnp.full((batch, self.length), self.pad_token_id, jnp.int32),
+            mask=nothing > 0,
+            log_probs=nothing,
+            values=nothing,
+            seen=nothing > 0,
+        )
+        return Talk(
+            prompt_mask=prompts.mask,
+            cache=widen(cache, self.length),
+            hidden=jnp.repeat(hidden[:, -1], each, axis=0).T,
+            noise=sampling_noise(key, prompts, self.length),
+            used=jnp.zeros(batch, jnp.int32),
+            made=made,
+        )
+
+    def write(
+        self, prepared: tuple[Params, Params | None], state: Talk, live: jax.Array
+    ) -> tuple[Talk, Turn]:
+        params, head = prepared
+        rows = jnp.arange(len(live))
+
+        def draw(decoding: Decoding, hidden: jax.Array) -> Decoding:
+            index = state.used + decoding.index
+            uniform = state.noise[jnp.minimum(index, self.length - 1), rows]
+            chosen = self.choose((params,), head, (hidden,), index, uniform)
+            return decoding.write(chosen, self.ends, self.pad_token_id)
+
+        def step(decoding: Decoding) -> Decoding:
+            hidden, cache = _decode(self.model, params, state, decoding)
+            return draw(decoding._replace(caches=(cache,)), hidden)
+
+        own = _empty(state.cache, self.width)
+        begun = Decoding.start(len(live), self.width, (own,), self.pad_token_id, mixed=False)
+        end = jax.lax.while_loop(
+            lambda decoding: (decoding.index < self.width) & ~jnp.all(decoding.done),
+            step,
+            draw(begun._replace(done=~live), state.hidden),
+        )
+        counts = jnp.sum(end.mask, axis=0, dtype=jnp.int32)
+        first = state.prompt_mask.shape[1] + state.used
+        # the last token was drawn, and not read yet
+        cache = append_rows(state.cache, end.caches[0], first, counts - 1)
+        return _add_turn(state._replace(cache=cache), end, counts), Turn(end.tokens.T, counts)
+
+    def read(
+        self,
+        prepared: tuple[Params, Params | None],
+        state: Talk,
+        tokens: jax.Array,
+        counts: jax.Array,
+        live: jax.Array,
+    ) -> Talk:
+        slots = jnp.arange(state.prompt_mask.shape[1] + self.length)
+        before = jnp.maximum(state.used - 1, 0)  # slots whose keys and values are there
+        last = jnp.take_along_axis(state.made.tokens, before[:, None], axis=1)
+        first = state.prompt_mask.shape[1] + before
+        prompt = jnp.pad(state.prompt_mask, ((0, 0), (0, self.length)))
+        behind = (slots >= state.prompt_mask.shape[1]) & (slots < first[:, None])
+        position = jnp.sum(state.prompt_mask, axis=1) + before
+        hidden, cache = self.model.extend(
+            prepared[0],
+            jnp.concatenate([last, tokens], axis=1),
+            jnp.where(live, counts + 1, 0),
+            position[:, None] + jnp.arange(tokens.shape[1] + 1),
+            first,
+            prompt | behind,
+            state.cache,
+        )
+        at = jnp.take_along_axis(hidden, counts[:, None, None], axis=1)[:, 0].T
+        state = state._replace(cache=cache, hidden=jnp.where(live, at, state.hidden))
+        return _add_answer(state, tokens, jnp.where(live, counts, 0))
+
+
 def make_talking(
     model: Model,
     sampling: SamplingConfig,
@@ -106,96 +213,17 @@ def make_talking(
             f"sampling.min_new_tokens is {sampling.min_new_tokens}, but turns may be of any length"
         )
     model = sampling_model(model, sampling, None)
-    length, width = sampling.max_new_tokens, max_turn_tokens
     ends = token_set(eos_token_ids, model.config.vocab_size)
-    choose = make_choose(model, sampling, ends, None)
-
-    def prepare(params: Params, value_head: Params | None) -> tuple[Params, Params | None]:
-        return model.prepare(params), gathered(value_head)
-
-    def start(prepared: tuple[Params, Params | None], prompts: Prompts, key: jax.Array) -> Talk:
-        require_context(model, prompts, length)
-        batch, slots = prompts.tokens.shape
-        each = whole_group(group, batch)
-        hidden, cache = model.prefill(
-            prepared[0], prompts.tokens[::each], prompts.mask[::each], slots
-        )
-        if each > 1:
-            cache = take_rows(cache, jnp.repeat(jnp.arange(batch // each), each))
-        nothing = jnp.zeros((batch, length), jnp.float32)
-        made = Completions(
-            tokens=jnp.full((batch, length), pad_token_id, jnp.int32),
-            mask=nothing > 0,
-            log_probs=nothing,
-            values=nothing,
-            seen=nothing > 0,
-        )
-        return Talk(
-            prompt_mask=prompts.mask,
-            cache=widen(cache, length),
-            hidden=jnp.repeat(hidden[:, -1], each, axis=0).T,
-            noise=sampling_noise(key, prompts, length),
-            used=jnp.zeros(batch, jnp.int32),
-            made=made,
-        )
-
-    def write(
-        prepared: tuple[Params, Params | None], state: Talk, live: jax.Array
-    ) -> tuple[Talk, Turn]:
-        params, head = prepared
-        rows = jnp.arange(len(live))
-
-        def draw(decoding: Decoding, hidden: jax.Array) -> Decoding:
-            index = state.used + decoding.index
-            uniform = state.noise[jnp.minimum(index, length - 1), rows]
-            chosen = choose((params,), head, (hidden,), index, uniform)
-            return decoding.write(chosen, ends, pad_token_id)
-
-        def step(decoding: Decoding) -> Decoding:
-            hidden, cache = _decode(model, params, state, decoding)
-            return draw(decoding._replace(caches=(cache,)), hidden)
-
-        own = _empty(state.cache, width)
-        begun = Decoding.start(len(live), width, (own,), pad_token_id, mixed=False)
-        end = jax.lax.while_loop(
-            lambda decoding: (decoding.index < width) & ~jnp.all(decoding.done),
-            step,
-            draw(begun._replace(done=~live), state.hidden),
-        )
-        counts = jnp.sum(end.mask, axis=0, dtype=jnp.int32)
-        first = state.prompt_mask.shape[1] + state.used
-        # the last token was drawn, and not read yet
-        cache = append_rows(state.cache, end.caches[0], first, counts - 1)
-        return _add_turn(state._replace(cache=cache), end, counts), Turn(end.tokens.T, counts)
-
-    def read(
-        prepared: tuple[Params, Params | None],
-        state: Talk,
-        tokens: jax.Array,
-        counts: jax.Array,
-        live: jax.Array,
-    ) -> Talk:
-        slots = jnp.arange(state.prompt_mask.shape[1] + length)
-        before = jnp.maximum(state.used - 1, 0)  # slots whose keys and values are there
-        last = jnp.take_along_axis(state.made.tokens, before[:, None], axis=1)
-        first = state.prompt_mask.shape[1] + before
-        prompt = jnp.pad(state.prompt_mask, ((0, 0), (0, length)))
-        behind = (slots >= state.prompt_mask.shape[1]) & (slots < first[:, None])
-        position = jnp.sum(state.prompt_mask, axis=1) + before
-        hidden, cache = model.extend(
-            prepared[0],
-            jnp.concatenate([last, tokens], axis=1),
-            jnp.where(live, counts + 1, 0),
-            position[:, None] + jnp.arange(tokens.shape[1] + 1),
-            first,
-            prompt | behind,
-            state.cache,
-        )
-        at = jnp.take_along_axis(hidden, counts[:, None, None], axis=1)[:, 0].T
-        state = state._replace(cache=cache, hidden=jnp.where(live, at, state.hidden))
-        return _add_answer(state, tokens, jnp.where(live, counts, 0))
-
-    return Talking(prepare, start, write, read)
+    whole = _Conversation(
+        model,
+        make_choose(model, sampling, ends, None),
+        ends,
+        pad_token_id,
+        length=sampling.max_new_tokens,
+        width=max_turn_tokens,
+        group=group,
+    )
+    return Talking(whole.prepare, whole.start, whole.write, whole.read)
 
 
 def _empty(cache: Cache, slots: int) -> Cache:
