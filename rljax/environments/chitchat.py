@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rljax.tasks.installed import import_package, package_folder
+from rljax.tasks.prompts import text_fraction
 from rljax.tasks.records import read_source
 from rljax.tasks.sources import DataError
 
@@ -69,8 +69,7 @@ def plain(text: str) -> str:
 
 
 def _is_held_out(name: str) -> bool:
-    digest = hashlib.sha256(f"conversation {name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < HELD_OUT
+    return text_fraction(f"conversation {name}") < HELD_OUT
 
 
 def _from_package() -> Iterator[tuple[str, list[str]]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from rljax.environments.scripted import Message, Scripted
 from rljax.environments.text import EnvironmentFailure, is_held_out
+from rljax.tasks.prompts import text_fraction
 
 WON, LOST = "You won.", "You lost."
 HELD_OUT_BOARDS = 0.2
@@ -264,8 +265,7 @@ class FrozenLake(Game):
 
 
 def _is_held_out_board(board: Board) -> bool:
-    digest = hashlib.sha256(" ".join(board).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < HELD_OUT_BOARDS
+    return text_fraction(" ".join(board)) < HELD_OUT_BOARDS
 
 
 def read_board(observation: str) -> Board:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rljax.tasks.installed import package_folder
+from rljax.tasks.prompts import text_fraction
 from rljax.tasks.sources import DataError
 
 FILES = ("dataset_example", "ml-100k", "ml-100k")
@@ -79,7 +79,7 @@ def read_ratings(
         user, item = _field(row, "user_id", where), _field(row, "item_id", where)
         rated = _number(row, "rating", where), _number(row, "timestamp", where)
         ratings[user].append((rated[1], item, rated[0]))
-    held_out = {user: _share(user) < held_out_fraction for user in ratings}
+    held_out = {user: text_fraction(f"user {user}") < held_out_fraction for user in ratings}
     counts = Counter(i for user, rows in ratings.items() if not held_out[user] for _, i, _ in rows)
     films = _read_films(prefix.with_name(prefix.name + ".item"), counts)
     if len(films) < titles:
@@ -101,12 +101,6 @@ def read_ratings(
 def _package_files() -> Path:
     folder = package_folder("recbole", what="recommendation", install="--no-deps recbole==1.2.1")
     return folder.joinpath(*FILES)
-
-
-def _share(user: str) -> float:
-    """Return a user's place in [0, 1): a hash of the name alone."""
-    digest = hashlib.sha256(f"user {user}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

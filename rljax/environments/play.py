@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-import traceback
 from collections.abc import Sequence
 
 from rljax.environments.text import EnvironmentFailure, Step, TextEnvironment, step
+from rljax.rewards.protocol import describe_error
 
 Outcome = Step | str
 """What came back of a step, or in words why nothing did."""
@@ -59,6 +59,4 @@ def _attempt(environment: TextEnvironment, text: str) -> Outcome:
     except EnvironmentFailure as error:
         return str(error)
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        return f"{type(error).__name__}: {error}{where}"
+        return describe_error(error)

@@ -212,7 +212,7 @@ def _outcome(get: Callable[[], float]) -> tuple[float, str]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Say what a reward raised, and on which line."""
+    """Say what a reward, or another piece of a user's code, raised, and on which line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"

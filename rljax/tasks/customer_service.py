@@ -96,7 +96,7 @@ class CustomerService(LanguageTask):
 
     def examples(self) -> list[Example]:
         """Read all requests; those of `passed_on` demonstrate an escalation."""
-        found = self._read_file(self.path) if self.path is not None else self._fill_templates()
+        found = self._read_file() if self.path is not None else self._fill_templates()
         sides = Counter(example.split for example in found)
         if len(sides) < 2:
             raise DataError(
@@ -138,9 +138,15 @@ class CustomerService(LanguageTask):
                 made[r.text] = example
         return list(made.values())
 
-    def _read_file(self, path: str) -> list[Example]:
+    @functools.cached_property
+    def _rows(self) -> list[Row]:
+        """The questions and answers of the file."""
+        assert self.path is not None
+        return read_rows(self.path, column="question")
+
+    def _read_file(self) -> list[Example]:
         found: dict[str, Example] = {}
-        for row in read_rows(path, column="question"):
+        for row in self._rows:
             name = _row_name(row, self._names)
             template = str(row.columns.get("template") or row.text)
             if row.text not in found:
@@ -152,9 +158,8 @@ class CustomerService(LanguageTask):
     @functools.cached_property
     def _names(self) -> dict[str, str]:
         """Names of a file's replies by their answers, where the file gives none."""
-        assert self.path is not None
         names: dict[str, str] = {}
-        for row in read_rows(self.path, column="question"):
+        for row in self._rows:
             answer = str(row.columns.get("answer") or "").strip()
             if not answer:
                 raise DataError(f"{row.where}: expected a text in 'answer' that is not empty")
@@ -178,7 +183,7 @@ class CustomerService(LanguageTask):
                 for key, text in responses.items()
             }
         answers: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in read_rows(self.path, column="question"):
+        for row in self._rows:
             answers[_row_name(row, self._names)][str(row.columns["answer"]).strip()] += 1
         return {name: counts.most_common(1)[0][0] for name, counts in answers.items()}
 

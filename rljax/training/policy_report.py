@@ -45,8 +45,7 @@ def log_spread(writer: MetricsWriter, step: int, scores: np.ndarray, lengths: np
 def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None:
     """Write an evaluation's means, those of several rewards one by one, and its completions."""
     interval = bootstrap_mean(result.scores)
-    means = result.reward_means
-    parts = {f"eval/{name}": mean for name, mean in means.items()}
+    parts = {f"eval/{name}": mean for name, mean in result.reward_means.items()}
     writer.scalars(
         step,
         {
