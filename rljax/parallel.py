@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -146,7 +147,7 @@ class Layout:
         """Return the dimension of every leaf that `fsdp` shares out, or -1."""
 
         def dim(path: Any, leaf: Any) -> int:
-            found = self.fsdp_dim(_name(path), leaf.shape)
+            found = self.fsdp_dim(_name(path), jnp.shape(leaf))  # a plain number has one too
             return -1 if found is None else found
 
         return jax.tree_util.tree_map_with_path(dim, tree)

@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from rljax.algorithms.batch import OnPolicyConfig
@@ -100,6 +102,22 @@ def test_one_device_has_no_mesh():
     place, tree = Placement(), {"x": 1}
     assert place.put(tree) is tree and place.rows(tree) is tree and place.like(tree) is tree
     assert place.outputs(lambda: tree) == {}
+
+
+def test_what_a_loss_reads_may_hold_plain_numbers():
+    """Such as the weight of an entropy bonus that does not move, beside frozen parameters."""
+    place = Layout(jax.make_mesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3), 1, 1)
+
+    def gradients(params, frozen, rows):
+        base, factor = frozen
+        return {"w": (base["w"] * factor * rows.sum())}, {"rows": rows.sum()}
+
+    def mapped(weights, rows):
+        return summed_over_rows(gradients, ())(weights, (weights, 0.5), rows)
+
+    grads, metrics = place.jit(mapped)({"w": jnp.ones((2, 3))}, jnp.arange(4.0))
+    assert metrics["rows"] == 6
+    np.testing.assert_array_equal(grads["w"], np.full((2, 3), 3.0))
 
 
 def test_too_few_devices_are_named():
