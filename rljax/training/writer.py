@@ -73,28 +73,29 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
       UserError: another line is not JSON; the message names the file and the line.
     """
     records = []
-    for line in _whole_lines(Path(path)):
-        record = json.loads(line)
+    for _, record in _whole_lines(Path(path)):
         for name, text in record.pop(NONFINITE, {}).items():
             record[name] = float(text)
         records.append(record)
     return records
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Return the lines of a jsonl file without a half-written last one."""
+def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return the lines of a jsonl file, and what they hold, without a half-written last one."""
     lines = path.read_bytes().split(b"\n")
     lines = lines[:-1] if lines else []  # what follows the last newline is empty or half a line
-    texts = []
+    found = []
     for number, line in enumerate(lines, start=1):
         try:
-            json.loads(line)
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"a {type(record).__name__}, not an object")
         except ValueError as error:
             if number == len(lines):
                 break
             raise UserError(f"{path}, line {number} is not JSON ({error})") from None
-        texts.append(line.decode("utf-8"))
-    return texts
+        found.append((line, record))
+    return found
 
 
 def _cut(path: Path, resume_step: int | None, size: int | None) -> None:
@@ -109,8 +110,8 @@ def _cut(path: Path, resume_step: int | None, size: int | None) -> None:
         if size is not None:
             text = f"rljax: {path} is not as it was at step {resume_step}; cutting it by its steps"
             print(text, file=sys.stderr, flush=True)
-        lines = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
-        kept = "".join(line + "\n" for line in lines).encode("utf-8")
+        lines = [line for line, row in _whole_lines(path) if row["step"] <= resume_step]
+        kept = b"".join(line + b"\n" for line in lines)
     if len(kept) != path.stat().st_size:
         write_text_atomically(path, kept.decode("utf-8"))
 

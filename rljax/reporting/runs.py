@@ -1,0 +1,201 @@
+"""Read back what runs have written: config, curves, completions, and what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rljax.errors import UserError
+from rljax.training.config_json import flatten_config
+from rljax.training.run import CONFIG_FILE
+from rljax.training.writer import read_jsonl
+
+METRICS_FILE, COMPLETIONS_FILE, RESULT_FILE = "metrics.jsonl", "completions.jsonl", "result.json"
+
+
+class Series(NamedTuple):
+    """One metric of a run, in the order in which it was measured."""
+
+    steps: np.ndarray
+    """[n] int64: training steps done when it was measured."""
+    values: np.ndarray
+    """[n] float64; NaN and infinities as they were."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a run has written so far; it may be going on, or have been killed."""
+
+    directory: Path
+    config: dict[str, Any]
+    """The resolved config as JSON; empty where the directory has none."""
+    metrics: dict[str, Series]
+    """By tag, in the order of first appearance."""
+    result: dict[str, Any]
+    """result.json: the change on held-out prompts; empty while there is none."""
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.directory.name
+
+    @property
+    def seed(self) -> int | None:
+        """The config's seed; None where it has none."""
+        return self.config.get("seed")
+
+    @property
+    def last_step(self) -> int:
+        """The last step that anything was measured at."""
+        return max(int(series.steps[-1]) for series in self.metrics.values())
+
+    def series(self, tag: str) -> Series:
+        """Return one metric. Raises UserError, with the nearest names, where there is none."""
+        if tag in self.metrics:
+            return self.metrics[tag]
+        near = difflib.get_close_matches(tag, self.metrics, n=3) or sorted(self.metrics)[:8]
+        raise UserError(f"{self.directory} has no metric {tag!r}; there are {', '.join(near)}")
+
+    @functools.cached_property
+    def completions(self) -> list[dict[str, Any]]:
+        """The stored completions, rows of completions.jsonl, read when they are first asked for.
+
+        Raises UserError for a line, other than a half-written last one, that is not JSON.
+        """
+        path = self.directory / COMPLETIONS_FILE
+        return read_jsonl(path) if path.exists() else []
+
+    @functools.cached_property
+    def cost(self) -> Cost:
+        """What the run took, of the processes that its metrics are from."""
+        return _cost(self.metrics)
+
+
+class Cost(NamedTuple):
+    """What a run took; NaN where its metrics do not say."""
+
+    seconds: float
+    """Of all steps; evaluations, checkpoints and the start of the process are not in it."""
+    parts: dict[str, float]
+    """Seconds of rollout, reward, update ..., as `time/*` names them."""
+    tokens: float
+    """Tokens that were learnt from."""
+    tokens_per_s: float
+    """tokens / seconds."""
+    step_s: float
+    """The median step."""
+    compile_s: float
+    """What the first step took beyond the median one: compilation, or loading what was compiled."""
+    programs: float
+    """Programs that were compiled, or loaded, by the last process."""
+
+
+def read_run(path: str | Path) -> RunRecord:
+    """Read a run directory; a half-written last line of a killed run is left out.
+
+    Raises:
+      UserError: there is no run, nothing was measured yet, or a file is not what it should be.
+    """
+    directory = Path(path)
+    file = directory / METRICS_FILE
+    if not file.is_file():
+        there = "is not there" if not directory.exists() else f"holds no {METRICS_FILE}"
+        raise UserError(f"{directory} {there}: give the directory of a run (its --workdir)")
+    metrics = columns(read_jsonl(file), file)
+    if not metrics:
+        raise UserError(f"{file} is empty: the run has not ended its first step yet")
+    config = _read_object(directory / CONFIG_FILE)
+    return RunRecord(directory, config, metrics, _read_object(directory / RESULT_FILE))
+
+
+def columns(rows: Sequence[Mapping[str, Any]], where: Path) -> dict[str, Series]:
+    """Turn rows {"step": int, tag: number} into one series for each tag.
+
+    Raises UserError, naming the row's place, for a step or a value that is not a number.
+    """
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for number, row in enumerate(rows, start=1):
+        step = row.get("step")
+        if not isinstance(step, int):
+            raise UserError(f"{where}, line {number}: step is {step!r}, not a whole number")
+        for tag, value in row.items():
+            if tag == "step":
+                continue
+            if tag not in found:
+                found[tag] = ([], [])
+            found[tag][0].append(step)
+            found[tag][1].append(value)
+    made = {}
+    for tag, (steps, values) in found.items():
+        odd = next((value for value in values if not isinstance(value, float | int)), None)
+        if odd is not None:
+            raise UserError(f"{where}: {tag} is {odd!r}, not a number")
+        made[tag] = Series(np.asarray(steps, np.int64), np.asarray(values, np.float64))
+    return made
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is a {type(content).__name__}, not an object")
+    return content
+
+
+def _cost(metrics: Mapping[str, Series]) -> Cost:
+    timed = {
+        tag.removeprefix("time/").removesuffix("_s"): series
+        for tag, series in metrics.items()
+        if tag.startswith("time/")
+    }
+    parts = {name: float(np.nansum(series.values)) for name, series in timed.items()}
+    programs = metrics.get("perf/compile_count")
+    count = float(programs.values[-1]) if programs is not None else float("nan")
+    if "step" in timed:  # the whole, of which other times are parts
+        timed = {"step": timed["step"]}
+    lengths = {series.steps.size for series in timed.values()}
+    if len(lengths) != 1:  # nothing was timed, or parts of other steps
+        nothing = float("nan")
+        total = sum(parts.values()) if parts else nothing
+        return Cost(total, parts, nothing, nothing, nothing, nothing, count)
+    per_step = np.sum([series.values for series in timed.values()], axis=0)
+    seconds, median = float(np.sum(per_step)), float(np.median(per_step))
+    tokens = float("nan")
+    rate = metrics.get("perf/tokens_per_s")
+    if rate is not None and rate.values.size == per_step.size:
+        tokens = float(np.sum(rate.values * per_step))
+    later = float(np.median(per_step[1:])) if per_step.size > 1 else float("nan")
+    compiling = float(per_step[0]) - later
+    return Cost(seconds, parts, tokens, tokens / seconds, median, compiling, count)
+
+
+def flat_config(record: RunRecord) -> dict[str, Any]:
+    """Return {"ppo.clip_eps": 0.2, ...} of a run, without where it was written."""
+    flat = flatten_config(record.config)
+    return {name: value for name, value in flat.items() if name != "workdir"}
+
+
+def differing(records: Sequence[RunRecord], ignore: Sequence[str] = ()) -> list[str]:
+    """List the config fields whose values are not the same in all runs, in the config's order.
+
+    A field that only some configs have differs. ignore: fields left out, such as "seed".
+    """
+    flats = [flat_config(record) for record in records]
+    names = dict.fromkeys(name for flat in flats for name in flat if name not in ignore)
+    missing = object()
+
+    def values(name: str) -> list[Any]:
+        return [flat.get(name, missing) for flat in flats]
+
+    return [name for name in names if any(value != values(name)[0] for value in values(name))]
