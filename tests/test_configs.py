@@ -9,7 +9,9 @@ from rljax.experiment import GRPOExperiment, PPOExperiment, TextExperiment
 from rljax.training.flags import load_config, load_file, repository_root, validate
 from rljax.training.optimizer import OptimizerConfig
 
-FILES = sorted((repository_root() / "configs").rglob("*.py"))
+CONFIGS = repository_root() / "configs"
+FILES = sorted(file for file in CONFIGS.rglob("*.py") if file.parent.name != "ablations")
+"""Those of configs/ablations/ hold sweeps: tests/sweeps/test_ablations.py."""
 
 PUBLISHED = {
     # Shao et al. 2024, section 4.1: group mean and deviation, sequence means, k3 in the loss

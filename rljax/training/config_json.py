@@ -59,6 +59,14 @@ def config_from_json(config_type: type[Config], data: Any) -> Config:
     return _from_json(config_type, data, "")
 
 
+def typed_value(kind: Any, data: Any, where: str) -> Any:
+    """Return what JSON holds of one field, as a value of the field's type.
+
+    where: the field's path, for messages. Raises ConfigError where it does not fit.
+    """
+    return _from_json(kind, data, where)
+
+
 def _from_json(kind: Any, data: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:

@@ -145,6 +145,15 @@ def load_file(path: Path) -> ConfigFile:
     Raises:
       ConfigError: it does not run (with the line), or lacks `config`.
     """
+    return _read_module(path, run_file(path))
+
+
+def run_file(path: Path) -> ModuleType:
+    """Run a Python file under configs/ and return it as a module.
+
+    Raises:
+      ConfigError: it does not run, with the line.
+    """
     name = f"rljax_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -158,7 +167,7 @@ def load_file(path: Path) -> ConfigFile:
         raise ConfigError(_describe_failure(path, error)) from error
     finally:
         sys.path.remove(root)
-    return _read_module(path, module)
+    return module
 
 
 def _describe_failure(path: Path, error: Exception) -> str:

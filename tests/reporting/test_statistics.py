@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 
 from rljax.reporting.statistics import (
+    bootstrap_difference,
     bootstrap_mean,
     bootstrap_paired_difference,
     distinct_n,
+    interquartile_mean,
     most_common_words,
+    probability_of_improvement,
     repetition_rate,
+    standard_error_of_difference,
+    stratified_bootstrap,
     text_statistics,
     words_of,
 )
@@ -108,3 +113,76 @@ def test_summary():
     assert summary["distinct_1"] == pytest.approx(4 / 7)
     assert summary["repetition"] == pytest.approx(1 / 3)
     assert text_statistics([])["words"] == 0.0
+
+
+SCORES = np.asarray([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 100.0]])  # runs, tasks
+
+
+def test_the_interquartile_mean_by_hand():
+    # 8 scores, 2 cut from each end: 3, 4, 10, 20 are left
+    assert interquartile_mean(SCORES) == pytest.approx(37 / 4)
+    assert interquartile_mean([5.0, 1.0, 3.0]) == pytest.approx(3.0)
+    assert interquartile_mean([0.0, 1.0, 2.0, 99.0]) == pytest.approx(1.5)
+    with pytest.raises(ValueError, match="needs a score"):
+        interquartile_mean([])
+
+
+def test_the_probability_of_improvement_by_hand():
+    # of 2 x 3 pairs: 2 > 1, 2 = 2, 2 < 3, 5 above all
+    assert probability_of_improvement([2.0, 5.0], [1.0, 2.0, 3.0]) == pytest.approx(4.5 / 6)
+    assert probability_of_improvement(SCORES, SCORES) == 0.5
+    better = np.stack([SCORES[:, 0] + 10, SCORES[:, 1] - 1000], 1)  # wins one task, loses one
+    assert probability_of_improvement(better, SCORES) == 0.5
+    with pytest.raises(ValueError, match="2 tasks, right 1"):
+        probability_of_improvement(SCORES, SCORES[:, :1])
+
+
+def test_strata_are_never_mixed():
+    # each task alone is constant: whatever is drawn, the mean is the same
+    constant = np.asarray([[1.0, 100.0]] * 4)
+    assert stratified_bootstrap([constant], np.mean) == (50.5, 50.5, 50.5)
+
+
+def test_a_stratified_interval_has_the_width_that_theory_gives():
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(100, 4)) + np.asarray([0.0, 10.0, 20.0, 30.0])
+    mean, low, high = stratified_bootstrap([scores], np.mean)
+    error = 1.96 * np.sqrt(scores.var(axis=0).sum() / 100) / 4
+    assert mean == pytest.approx(scores.mean())
+    assert low == pytest.approx(mean - error, abs=0.02)
+    assert high == pytest.approx(mean + error, abs=0.02)
+
+
+def test_pairs_are_drawn_together():
+    rng = np.random.default_rng(0)
+    right = rng.normal(scale=10.0, size=20)
+    paired = bootstrap_difference(right + 0.5, right, paired=True)
+    assert paired == pytest.approx((0.5, 0.5, 0.5))
+    apart = bootstrap_difference(right + 0.5, right, paired=False)
+    assert apart.low < -3 and apart.high > 4
+    with pytest.raises(ValueError, match="equal shapes"):
+        bootstrap_difference([1.0, 2.0], [1.0], paired=True)
+
+
+def test_standard_errors_by_hand():
+    left, right = [1.0, 3.0], [0.0, 4.0]
+    assert standard_error_of_difference(left, right, paired=True) == pytest.approx(1.0)
+    # variances 2 and 8, halved
+    assert standard_error_of_difference(left, right, paired=False) == pytest.approx(np.sqrt(5))
+    assert np.isnan(standard_error_of_difference([1.0], [2.0], paired=True))
+
+
+@pytest.mark.parametrize("scores", [[], [np.nan], [[[1.0]]]])
+def test_scores_that_are_none_are_refused(scores):
+    with pytest.raises(ValueError, match="need finite scores"):
+        stratified_bootstrap([scores], np.mean)
+
+
+@pytest.mark.parity
+def test_aggregates_agree_with_rliable():
+    metrics = pytest.importorskip("rliable.metrics")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 3)), rng.normal(0.3, size=(8, 3))
+    assert interquartile_mean(x) == pytest.approx(metrics.aggregate_iqm(x), abs=1e-12)
+    theirs = metrics.probability_of_improvement(x, y)
+    assert probability_of_improvement(x, y) == pytest.approx(theirs, abs=1e-12)

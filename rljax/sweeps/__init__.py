@@ -1,0 +1,1 @@
+"""Sweeps: arms of an experiment, their seeds, what is measured and what is claimed beforehand."""
