@@ -36,6 +36,7 @@ from rljax.algorithms.metrics import (
     ratio_metrics,
     rollout_kl,
     rollout_metrics,
+    token_metrics,
     update_metrics,
 )
 from rljax.group_advantages import (
@@ -332,14 +333,14 @@ def make_update(
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
     compose: Compose = all_trained,
+    shown: int = 0,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key, greedy [B] or None) -> state, metrics.
 
     Pure: epochs x minibatches x parts run inside. `key` only shuffles sequences into minibatches;
     rows g G to (g + 1) G must be one prompt's. A score of NaN is a failed reward: the completion
     teaches nothing. greedy: scores of the greedy completions, for that advantage.
-    compose: makes whole models of the trained parts and the frozen `ref_params`.
-    Raises ValueError for an impossible config.
+    compose, shown: as PPO's. Raises ValueError for an impossible config.
     """
     check(config)
     score = make_loss_score(model, config, sampling, eos_token_ids)
@@ -371,10 +372,9 @@ def make_update(
             config, eos_token_ids, state, proximal, scores, good, greedy
         )
         mask = rollout.completions.mask
-        report = rollout_metrics(
-            rollout, scores, good, final, place_at_last_token(final, mask), advantages,
-            eos_token_ids,
-        )  # fmt: skip
+        rewards = place_at_last_token(final, mask)
+        report = rollout_metrics(rollout, scores, good, final, rewards, advantages, eos_token_ids)
+        report |= token_metrics(shown, advantages, rewards, None if weights is None else proximal)
         learnt = mask
         if config.mask_truncated:
             learnt = mask & ~cut_off(rollout.completions, eos_token_ids)[:, None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,32 @@ def ratio_metrics(
         "health/sampler_logprob_gap": jnp.max(jnp.abs(token_log_ratio)),
         "health/sampler_logprob_mean_gap": jnp.sum(shares * jnp.abs(token_log_ratio)),
     }
+
+
+TOKENS = "tokens/"
+"""Numbers of single tokens stand among a step's metrics under names that begin so."""
+
+
+def token_metrics(
+    shown: int, advantages: jax.Array, rewards: jax.Array, proximal: Rollout | None = None
+) -> Metrics:
+    """Keep what an update gave the tokens of a batch's first completions: "tokens/NAME" [shown, C].
+
+    advantages, rewards [B, C]; proximal: the batch with the log-probs of the policy that the step
+    starts from, where another one sampled. Of 0 completions nothing is kept.
+    """
+    kept = {"advantage": advantages, "reward": rewards}
+    if proximal is not None:
+        kept["learner_log_prob"] = proximal.completions.log_probs
+    return {f"{TOKENS}{name}": array[:shown] for name, array in kept.items() if shown}
+
+
+def split_tokens(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a step's metrics, one number each, and apart the numbers of tokens, by NAME."""
+    tokens = {
+        name.removeprefix(TOKENS): x for name, x in metrics.items() if name.startswith(TOKENS)
+    }
+    return {name: x for name, x in metrics.items() if not name.startswith(TOKENS)}, tokens
 
 
 def update_metrics(metrics: Metrics) -> Metrics:

@@ -27,7 +27,7 @@ from rljax.algorithms.batch import (
 from rljax.algorithms.buckets import shorten_preferences
 from rljax.algorithms.dpo import DPOConfig, outcome, sequence_log_probs
 from rljax.algorithms.learner import Metrics
-from rljax.algorithms.metrics import rollout_kl, rollout_metrics, update_metrics
+from rljax.algorithms.metrics import rollout_kl, rollout_metrics, token_metrics, update_metrics
 from rljax.kl import KLConfig
 from rljax.models.transformer import Model
 from rljax.rewards.shaping import place_at_last_token
@@ -195,12 +195,13 @@ def make_update(
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
     compose: Compose = all_trained,
+    shown: int = 0,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 
     Rows g G to (g + 1) G must be one prompt's; a score of NaN is a failed reward, whose completion
-    is in no pair. `key` only shuffles pairs into minibatches. compose: as PPO's. Raises ValueError
-    for an impossible config.
+    is in no pair. `key` only shuffles pairs into minibatches. compose, shown: as PPO's. Raises
+    ValueError for an impossible config.
     """
     check(config)
     score = make_score(model, sampling, eos_token_ids, rows=config.score_rows)
@@ -228,10 +229,9 @@ def make_update(
         old = jnp.sum(rollout.completions.own_log_probs, axis=1)[places]
         mask = rollout.completions.mask
         advantages = jnp.where(mask, signs[:, None], 0)
-        report = rollout_metrics(
-            rollout, scores, good, final, place_at_last_token(final, mask), advantages,
-            eos_token_ids,
-        )  # fmt: skip
+        rewards = place_at_last_token(final, mask)
+        report = rollout_metrics(rollout, scores, good, final, rewards, advantages, eos_token_ids)
+        report |= token_metrics(shown, advantages, rewards)
         trained, metrics = learn(
             (state.params, state.opt_state),
             (state.ref_params, state.kl_coef),

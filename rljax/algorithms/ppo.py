@@ -42,6 +42,7 @@ from rljax.algorithms.metrics import (
     ratio_metrics,
     rollout_kl,
     rollout_metrics,
+    token_metrics,
     update_metrics,
     value_metrics,
 )
@@ -258,11 +259,13 @@ def make_update(
     eos_token_ids: Sequence[int],
     optimizer: optax.GradientTransformation,
     compose: Compose = all_trained,
+    shown: int = 0,
 ) -> Update:
     """Build update(state, rollout, scores [B] float32, key) -> state, metrics.
 
     Pure: epochs x minibatches x parts run inside. `key` only shuffles sequences into minibatches.
-    compose: makes whole models of the trained parts and the frozen `ref_params`.
+    compose: makes whole models of the trained parts and the frozen `ref_params`. shown: the first
+    completions, whose tokens' advantages and rewards are among the metrics, see `token_metrics`.
     Raises ValueError for an impossible config.
     """
     check(config)
@@ -314,6 +317,7 @@ def make_update(
         report |= value_metrics(completions, returns)
         report |= update_metrics(metrics) | importance
         report |= {"objective/kl": kl, "objective/kl_coef": state.kl_coef}
+        report |= token_metrics(shown, advantages, rewards, None if weights is None else proximal)
         if completions.allowed is not None:
             report["policy/allowed_tokens"] = masked_mean(completions.allowed, completions.mask)
         state, steered = steer_entropy(config, state, report, factor)

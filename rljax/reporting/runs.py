@@ -120,25 +120,38 @@ def columns(rows: Sequence[Mapping[str, Any]], where: Path) -> dict[str, Series]
 
     Raises UserError, naming the row's place, for a step or a value that is not a number.
     """
-    found: dict[str, tuple[list[int], list[float]]] = {}
-    for number, row in enumerate(rows, start=1):
-        step = row.get("step")
-        if not isinstance(step, int):
-            raise UserError(f"{where}, line {number}: step is {step!r}, not a whole number")
-        for tag, value in row.items():
-            if tag == "step":
-                continue
-            if tag not in found:
-                found[tag] = ([], [])
-            found[tag][0].append(step)
-            found[tag][1].append(value)
-    made = {}
-    for tag, (steps, values) in found.items():
-        odd = next((value for value in values if not isinstance(value, float | int)), None)
-        if odd is not None:
-            raise UserError(f"{where}: {tag} is {odd!r}, not a number")
-        made[tag] = Series(np.asarray(steps, np.int64), np.asarray(values, np.float64))
-    return made
+    alike: dict[tuple[str, ...], list[int]] = {}  # rows with the same tags become one table
+    for number, row in enumerate(rows):
+        if not isinstance(row.get("step"), int):
+            raise UserError(
+                f"{where}, line {number + 1}: step is {row.get('step')!r}, not a whole number"
+            )
+        alike.setdefault(tuple(row), []).append(number)
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for tags, numbers in sorted(alike.items(), key=lambda item: item[1][0]):
+        values = zip(*(rows[number].values() for number in numbers), strict=True)
+        table = {
+            tag: _numbers(tag, column, where) for tag, column in zip(tags, values, strict=True)
+        }
+        steps = table.pop("step")
+        for tag, column in table.items():
+            parts.setdefault(tag, []).append((np.asarray(numbers), steps, column))
+    return {tag: _in_order(found) for tag, found in parts.items()}
+
+
+def _numbers(tag: str, values: Sequence[Any], where: Path) -> np.ndarray:
+    kinds = set(map(type, values))  # of a few types: looking at each value would take most time
+    if not kinds <= {float, int, bool}:
+        odd = next(value for value in values if type(value) not in (float, int, bool))
+        raise UserError(f"{where}: {tag} is {odd!r}, not a number")
+    return np.asarray(values, np.int64 if tag == "step" else np.float64)
+
+
+def _in_order(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Series:
+    """Put the parts of a series, each with its lines' numbers, together as the lines stand."""
+    lines, steps, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(lines)
+    return Series(steps[order], values[order])
 
 
 def _read_object(path: Path) -> dict[str, Any]:

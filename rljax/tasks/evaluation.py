@@ -16,6 +16,7 @@ from rljax.rewards.protocol import Judgement
 from rljax.tasks.language import Report
 from rljax.tasks.prompts import PromptSet, make_batch
 from rljax.tasks.task import Task
+from rljax.tasks.token_tables import ROWS, Table, make_tables
 from rljax.types import Completions, Prompts
 
 Act = Callable[[Prompts], Completions]
@@ -61,6 +62,8 @@ class Evaluation(TextEvaluation):
     """[N] float32: k1 estimate of KL(policy || reference), nats per completion."""
     lengths: np.ndarray
     """[N] int: tokens, EOS included."""
+    tables: tuple[Table, ...] = ()
+    """Numbers of each token, of the first completions."""
 
 
 def evaluate_texts(
@@ -99,6 +102,7 @@ def evaluate(
     """
     texts: list[str] = []
     judgements, kls, lengths = [], [], []
+    tables: list[Table] = []
     for start in range(0, len(indices), batch_size):
         chosen = indices[start : start + batch_size]
         filled = np.resize(chosen, batch_size)
@@ -106,7 +110,10 @@ def evaluate(
         batch = make_batch(prompts, filled, pad_id=pad_id, multiple=multiple, length=width)
         made = act(batch)
         real = len(chosen)
-        difference = np.asarray(made.log_probs) - np.asarray(ref_log_probs(batch, made))
+        reference = ref_log_probs(batch, made)
+        if not start:
+            tables = make_tables(tokenizer, made, reference, min(ROWS, real))
+        difference = np.asarray(made.log_probs) - np.asarray(reference)
         kls.append(np.sum(np.where(made.mask, difference, 0), axis=1)[:real])
         lengths.append(np.sum(made.mask, axis=1)[:real])
         written = decode_completions(tokenizer, made)[:real]
@@ -122,5 +129,6 @@ def evaluate(
         },
         kl=np.concatenate(kls),
         lengths=np.concatenate(lengths),
+        tables=tuple(tables),
         report=task.report(prompts, indices, texts),
     )

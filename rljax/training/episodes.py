@@ -27,6 +27,8 @@ from rljax.rollout.turns import Talking, make_talking
 from rljax.tasks.conversation import make_speaker
 from rljax.tasks.evaluation import Evaluation
 from rljax.tasks.task import single_token
+from rljax.tasks.token_tables import ROWS, make_tables
+from rljax.tasks.token_tables import Table as TokenTable
 from rljax.training.compilation import announce
 from rljax.training.programs import Acting, policies_of
 from rljax.types import Completions, Prompts, Rollout, TrainState
@@ -157,11 +159,15 @@ def evaluate_episodes(setup: OnPolicy, stage: Stage, state: TrainState) -> Evalu
     config, size = setup.config, setup.algorithm.batch_size
     key = role_key(config.seed, Role.EVALUATION)
     episodes, kls, lengths = [], [], []
+    tables: list[TokenTable] = []
     for start in range(0, config.eval_prompts, size):
         seeds = list(range(start, min(start + size, config.eval_prompts)))
         filled = [int(seed) for seed in np.resize(seeds, size)]
         played = _play(setup, stage, state, filled, np.zeros(size), key, 1)
         reference = setup.rollout(state, played.prompts, played.made).ref_log_probs
+        if not start:
+            rows = min(ROWS, len(seeds))
+            tables = make_tables(setup.tokenizer, played.made, reference, rows)
         mask = np.asarray(played.made.mask)
         gaps = np.asarray(played.made.log_probs) - np.asarray(reference)
         kls.append(np.sum(np.where(mask, gaps, 0), axis=1)[: len(seeds)])
@@ -175,5 +181,6 @@ def evaluate_episodes(setup: OnPolicy, stage: Stage, state: TrainState) -> Evalu
         components={},
         kl=np.concatenate(kls),
         lengths=np.concatenate(lengths),
+        tables=tuple(tables),
         report=episode_report(episodes),
     )

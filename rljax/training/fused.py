@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms.buckets import SLOTS
+from rljax.algorithms.metrics import split_tokens
 from rljax.rewards.protocol import Judgement, RewardError, TokenTexts
 from rljax.rollout.agreement import Disagreement, check_coarse, mean_gap_message
 from rljax.rollout.keys import Role, role_key
@@ -23,7 +24,7 @@ from rljax.tasks.evaluation import decode_completions
 from rljax.tasks.order import batch_indices
 from rljax.tasks.prompts import PromptSet, count_repeats, pad_prompts
 from rljax.training.compilation import announce
-from rljax.training.policy_report import completion_rows, log_spread
+from rljax.training.policy_report import completion_rows, log_spread, tables_of
 from rljax.training.processes import to_host
 from rljax.training.writer import MetricsWriter
 from rljax.types import Prompts, Rollout, TrainState
@@ -242,9 +243,11 @@ class Fused:
         shown, scores = record.shown, record.scores
         texts = decode_completions(setup.tokenizer, shown.completions)
         prompts = [setup.task.train.texts[int(i)] for i in indices[: len(texts)]]
-        writer.completions(step + 1, completion_rows(prompts, shown, texts, scores))
+        metrics, of_tokens = split_tokens(record.metrics)
+        tables = tables_of(setup, step + 1, shown, of_tokens)
+        writer.completions(step + 1, completion_rows(prompts, shown, texts, scores, tables))
         log_spread(writer, step + 1, scores, record.lengths)
-        report = {name: float(value) for name, value in record.metrics.items()}
+        report = {name: float(value) for name, value in metrics.items()}
         tokens = float(np.sum(record.lengths))
         width = self.table.tokens.shape[1]
         slots = report[SLOTS]

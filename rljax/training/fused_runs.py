@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
+from rljax.algorithms.metrics import split_tokens
 from rljax.errors import UserError
 from rljax.experiment import OnPolicyExperiment
 from rljax.masking import masked_mean
@@ -112,14 +113,15 @@ def make_program(setup: OnPolicy, steps: int) -> Callable[..., tuple[TrainState,
         own = setup.with_numbers(set_traced(setup.config, setting), params)
 
         def step(state: TrainState, *arguments: jax.Array) -> tuple[TrainState, Metrics]:
-            state, metrics, batch = train_step(own, table, state, *arguments)
+            state, told, batch = train_step(own, table, state, *arguments)
+            metrics, _ = split_tokens(told)
             rewards = {
                 f"rewards/{name}": masked_mean(scores, jnp.isfinite(scores))
                 for name, scores in batch.components.items()
             }
             rate = own.learning_rate(arguments[0]) * own.config.optimizer.learning_rate
-            told = own.exploration_metrics(arguments[0]) | {"optim/learning_rate": rate}
-            return state, metrics | rewards | told
+            explored = own.exploration_metrics(arguments[0]) | {"optim/learning_rate": rate}
+            return state, metrics | rewards | explored
 
         return loop_steps(step, own.first_state(), jnp.int32(0), jnp.int32(steps), order)
 

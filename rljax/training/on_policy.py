@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms.buckets import SLOTS
+from rljax.algorithms.metrics import split_tokens
 from rljax.errors import UserError
 from rljax.rollout.keys import Role, role_key
 from rljax.training.batches import collect
@@ -20,7 +21,13 @@ from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
 from rljax.training.overlap import collect_ahead, sample_first, staleness
-from rljax.training.policy_report import completion_rows, log_evaluation, log_spread, report
+from rljax.training.policy_report import (
+    completion_rows,
+    log_evaluation,
+    log_spread,
+    report,
+    tables_of,
+)
 from rljax.training.progress import Progress
 from rljax.training.run import Run
 from rljax.training.setup import OnPolicy
@@ -52,8 +59,6 @@ def one_step(
         if first:
             setup.check_first_step(state, batch.rollout, batch.texts)
     rollout, made = batch.rollout, batch.rollout.completions
-    shown = batch.prompts[: config.log_completions]
-    writer.completions(step + 1, completion_rows(shown, rollout, batch.texts, batch.scores))
     log_spread(writer, step + 1, batch.scores, np.sum(made.mask, axis=1))
     more = setup.greedy_scores(state, step)
     update_started = time.perf_counter()
@@ -67,7 +72,12 @@ def one_step(
         state = setup.programs.sync_reference(state, algorithm.ref_sync_mix)
     if algorithm.mask_is_due(step + 1):
         state = setup.programs.sync_mask(state)
-    report = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    metrics, of_tokens = split_tokens(jax.device_get(metrics))
+    tables = tables_of(setup, step + 1, rollout, of_tokens)
+    shown = batch.prompts[: config.log_completions]
+    rows_of_text = completion_rows(shown, rollout, batch.texts, batch.scores, tables)
+    writer.completions(step + 1, rows_of_text)
+    report = {name: float(value) for name, value in metrics.items()}
     times = batch.seconds | {"update": time.perf_counter() - update_started}
     tokens, width = float(np.sum(made.mask)), rollout.prompts.tokens.shape[1]
     report |= setup.rates(step, times, tokens=tokens, width=width, slots=report[SLOTS])

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rljax.reporting.statistics import bootstrap_mean, bootstrap_paired_difference
 from rljax.tasks.evaluation import Evaluation
+from rljax.tasks.token_tables import Table, is_due, make_tables
 from rljax.training.processes import is_first
-from rljax.training.writer import MetricsWriter
+from rljax.training.writer import BY_TOKEN, MetricsWriter
 from rljax.types import Rollout
+
+if TYPE_CHECKING:
+    from rljax.training.setup import OnPolicy
 
 
 def completion_rows(
-    prompts: list[str], rollout: Rollout, texts: list[str], scores: np.ndarray
+    prompts: list[str],
+    rollout: Rollout,
+    texts: list[str],
+    scores: np.ndarray,
+    tables: Sequence[Table] = (),
 ) -> list[dict[str, Any]]:
-    """Make the rows of the completions table, one for each of `prompts`: the first of the batch."""
+    """Make the rows of the completions table, one for each of `prompts`: the first of the batch.
+
+    tables: numbers of each token, of the first of these.
+    """
     made = rollout.completions
     kl = np.sum(np.asarray(made.own_log_probs) - np.asarray(rollout.ref_log_probs), axis=1)
     lengths = np.sum(made.mask, axis=1)
@@ -30,8 +42,30 @@ def completion_rows(
             "kl": float(kl[row]),
             "tokens": int(lengths[row]),
         }
+        | by_token(row, tables)
         for row, prompt in enumerate(prompts)
     ]
+
+
+def by_token(row: int, tables: Sequence[Table]) -> dict[str, Table]:
+    """Return the table of a row's tokens, as the row holds it, where there is one."""
+    return {BY_TOKEN: tables[row]} if row < len(tables) else {}
+
+
+def tables_of(
+    setup: OnPolicy, step: int, rollout: Rollout, numbers: Mapping[str, Any]
+) -> list[Table]:
+    """Make the tables of a step's first completions; none at most steps, see `token_tables`.
+
+    step: from 1 on. numbers: what the update gave the tokens, [n, C] by name.
+    """
+    if not is_due(step, setup.config.steps):
+        return []
+    critic = setup.critic != "none"
+    made, reference = rollout.completions, rollout.ref_log_probs
+    return make_tables(
+        setup.tokenizer, made, reference, setup.shown, critic=critic, numbers=numbers
+    )
 
 
 def log_spread(writer: MetricsWriter, step: int, scores: np.ndarray, lengths: np.ndarray) -> None:
@@ -61,8 +95,9 @@ def log_evaluation(writer: MetricsWriter, step: int, result: Evaluation) -> None
     )
     rows = [
         {"prompt": prompt, "completion": text, "score": float(score), "kl": float(kl)}
-        for prompt, text, score, kl in zip(
-            result.prompts, result.completions, result.scores, result.kl, strict=True
+        | by_token(row, result.tables)
+        for row, (prompt, text, score, kl) in enumerate(
+            zip(result.prompts, result.completions, result.scores, result.kl, strict=True)
         )
     ]
     writer.completions(step, [{"held_out": True, **row} for row in rows], name="eval/completions")

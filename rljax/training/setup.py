@@ -34,7 +34,14 @@ from rljax.rollout.agreement import (
 )
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
-from rljax.tasks import batch_indices, make_batch, make_task, read_prompts, stop_token_ids
+from rljax.tasks import (
+    batch_indices,
+    make_batch,
+    make_task,
+    read_prompts,
+    stop_token_ids,
+    token_tables,
+)
 from rljax.tasks.evaluation import Evaluation, decode_completions, evaluate
 from rljax.tasks.sources import Rows
 from rljax.training import processes
@@ -57,7 +64,8 @@ class OnPolicy:
 
     Args:
       config: the experiment.
-      make_update: (model, algorithm, sampling, eos_token_ids, optimizer, compose) -> update.
+      make_update: (model, algorithm, sampling, eos_token_ids, optimizer, compose, shown) ->
+        update.
       critic: where values come from.
       mesh: the devices; None: one.
     """
@@ -146,7 +154,7 @@ class OnPolicy:
         def made(sampling: SamplingConfig) -> Callable[..., Any]:
             return self.make_update(
                 self.model, self.algorithm, sampling, self.ends, self.optimizer,
-                self.trainable.compose,
+                self.trainable.compose, shown=self.shown,
             )  # fmt: skip
 
         def update(state: TrainState, *rest: Any) -> Any:
@@ -154,6 +162,11 @@ class OnPolicy:
             return made(sampling)(state, *rest)
 
         return update if config.exploration.scheduled else made(config.sampling)
+
+    @property
+    def shown(self) -> int:
+        """Completions of a batch that are stored with numbers of each token."""
+        return min(self.config.log_completions, token_tables.ROWS)
 
     def with_numbers(self, config: OnPolicyExperiment, params: Any) -> OnPolicy:
         """Return the same with other numbers in its config and other parameters to start from.

@@ -28,7 +28,7 @@ from rljax.training.errors import UserError
 from rljax.training.events import EventFile
 from rljax.training.manifest import write_text_atomically
 
-NONFINITE = "nonfinite"
+NONFINITE, BY_TOKEN = "nonfinite", "by_token"
 _RESERVED = ("step", NONFINITE)
 _BINS = 64  # of a histogram
 
@@ -229,7 +229,8 @@ class MetricsWriter:
         Args:
           step: training steps done when they were sampled.
           rows: e.g. {"prompt": str, "completion": str, "score": 0.3, "kl": 0.1}; values are
-            strings, numbers (jax and numpy scalars too), booleans or None.
+            strings, numbers (jax and numpy scalars too), booleans or None. `by_token` is a table of
+            `rljax.tasks.token_tables`, which only the file gets.
           name: TensorBoard's tag.
           max_rows: rows of the table; the file gets all.
 
@@ -242,7 +243,7 @@ class MetricsWriter:
             plain.append(
                 {
                     key: value
-                    if value is None or isinstance(value, str)
+                    if value is None or isinstance(value, str) or key == BY_TOKEN
                     else plain_number(key, value)
                     for key, value in row.items()
                 }
@@ -250,7 +251,8 @@ class MetricsWriter:
         self._completions.write("".join(to_line(step, row) for row in plain))
         self._completions.flush()
         if plain:
-            self._board.add(step, summaries.text(name, markdown_table(plain[:max_rows])))
+            told = [{k: x for k, x in row.items() if k != BY_TOKEN} for row in plain[:max_rows]]
+            self._board.add(step, summaries.text(name, markdown_table(told)))
 
     def config_text(self, config: Mapping[str, Any]) -> None:
         """Show the resolved config (as `config_to_json` gives it) under TEXT."""
