@@ -165,7 +165,8 @@ def bootstrap_difference(
     """
     return stratified_bootstrap(
         [left, right],
-        lambda x, y: float(x.mean() - y.mean()),
+        # of pairs the difference first: what is the same in both then cancels exactly
+        lambda x, y: float((x - y).mean() if paired else x.mean() - y.mean()),
         paired=paired,
         confidence=confidence,
         num_resamples=num_resamples,

@@ -4,6 +4,7 @@
 
 A config file is Python with a module-level `config`, a frozen dataclass, and if it likes
 `variants`, a dict of further ones by name. The chosen object gives the defaults; flags change them.
+A run's config.json is one too: `--config runs/mine/config.json` starts from what that run had.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import json
 import os
 import sys
 import traceback
@@ -23,6 +25,7 @@ from typing import Any, TypeVar
 import tyro
 
 import rljax
+from rljax.training.config_json import config_from_json
 from rljax.training.errors import ConfigError, UserError
 
 Config = TypeVar("Config")
@@ -59,8 +62,9 @@ def parse_config(
     arguments = list(sys.argv[1:] if argv is None else argv)
     with plain_errors():
         chosen, rest = _take_config_flag(arguments, default)
-        file = load_file(find_config(split_variant(chosen)[0]))
-        config = _choose(file, split_variant(chosen)[1], config_type)
+        path, variant = split_variant(chosen)
+        file = _read_file(find_config(path, (".py", ".json")), config_type)
+        config = _choose(file, variant, config_type)
     text = (
         f"{description}\n\n--config FILE[:variant] chooses the defaults shown below; they are "
         f"those of {chosen} (variants of this file: {', '.join(file.variants) or 'none'}). "
@@ -108,19 +112,20 @@ def repository_root() -> Path:
     return Path(rljax.__file__).resolve().parents[1]
 
 
-def find_config(path: str) -> Path:
+def find_config(path: str, kinds: tuple[str, ...] = (".py",)) -> Path:
     """Return the config file, looked for here and then from the repository's root.
 
-    Raises:
-      ConfigError: it is nowhere, or no Python file; with the nearest names.
+    kinds: how its name may end. Raises ConfigError where it is nowhere, with the nearest names, or
+    of another kind.
     """
     candidates = [Path(path).expanduser()]
     if not candidates[0].is_absolute():
         candidates.append(repository_root() / path)
     for candidate in candidates:
         if candidate.is_file():
-            if candidate.suffix != ".py":
-                raise ConfigError(f"config file {candidate} is not a Python file (.py)")
+            if candidate.suffix not in kinds:
+                also = " or a run's config.json" if ".json" in kinds else ""
+                raise ConfigError(f"config file {candidate} is not a Python file (.py){also}")
             return candidate.resolve()
     folder = next((c.parent for c in candidates if c.parent.is_dir()), None)
     there = [file.name for file in folder.glob("*.py")] if folder else []
@@ -137,6 +142,19 @@ class ConfigFile:
     path: Path
     config: Any
     variants: dict[str, Any]
+
+
+def _read_file(path: Path, config_type: type[Config]) -> ConfigFile:
+    """Return what a config file of either kind says; JSON is a run's config, of this type."""
+    if path.suffix != ".json":
+        return load_file(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return ConfigFile(path, config_from_json(config_type, data), {})
+    except ConfigError as error:
+        raise ConfigError(f"{path} is not of a {config_type.__name__}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"config file {path} is not JSON: {error}") from error
 
 
 def load_file(path: Path) -> ConfigFile:

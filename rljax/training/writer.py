@@ -29,6 +29,8 @@ from rljax.training.events import EventFile
 from rljax.training.manifest import write_text_atomically
 
 NONFINITE, BY_TOKEN = "nonfinite", "by_token"
+HPARAMS_FILE = "hparams.json"
+"""In a run directory of a sweep: {"fields": ..., "metrics": ...} of its row of HPARAMS."""
 _RESERVED = ("step", NONFINITE)
 _BINS = 64  # of a histogram
 
@@ -266,7 +268,13 @@ class MetricsWriter:
           fields: {"ppo.clip_eps": 0.2, ...}, as `flatten_config` gives them; what is neither
             number, string nor boolean is shown as text.
           metrics: names of scalars that become columns, e.g. ["objective/scores"].
+
+        What a sweep has put down for its runs, of fields that all of them show, goes first.
         """
+        own = self.workdir / HPARAMS_FILE
+        if own.is_file():
+            content = json.loads(own.read_text(encoding="utf-8"))
+            fields, metrics = content["fields"], content["metrics"]
         shown = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in fields.items()
