@@ -30,7 +30,7 @@ from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
 from rljax.training.flags import load_config
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
-from tests.algorithms.tabular import World
+from rljax.environments.tabular import World
 from tests.conftest import quick_jit
 
 WORLD = World(4, 3, eos=3)

@@ -15,7 +15,7 @@ from rljax.algorithms.grpo import GRPOConfig, make_update
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.types import Completions, Rollout
-from tests.algorithms.tabular import World
+from rljax.environments.tabular import World
 from tests.conftest import quick_jit
 
 WORLD, BETA = World(3, 2, eos=None), 0.3

@@ -17,7 +17,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.types import Completions, Rollout
 from tests.algorithms.conftest import BASE as PPO
 from tests.algorithms.conftest import SAMPLING
-from tests.algorithms.tabular import World
+from rljax.environments.tabular import World
 from tests.algorithms.test_grpo import FIRST as GRPO
 from tests.algorithms.test_ppo import differ
 from tests.conftest import noisy_params, quick_jit

@@ -19,7 +19,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from tests.algorithms.conftest import BASE as PPO
-from tests.algorithms.tabular import World
+from rljax.environments.tabular import World
 from tests.algorithms.test_grpo import BASE as GRPO
 from tests.algorithms.test_ppo import differ
 from tests.conftest import quick_jit

@@ -19,7 +19,7 @@ from rljax.rollout.exploration import ExplorationConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
 from rljax.types import Prompts
-from tests.algorithms.tabular import World
+from rljax.environments.tabular import World
 from tests.conftest import quick_jit
 
 WORLD = World(4, 2, eos=3)

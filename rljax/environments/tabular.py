@@ -4,13 +4,13 @@ A policy is a table of logits [S, V], one row for each prefix, behind the functi
 the sampler, the scorer and the updates of the library run on it unchanged. What they reach is
 compared with exact sums.
 
-V tokens, L slots, S prefixes, N completions.
+V tokens, L slots, S prefixes, N completions, B completions given.
 """
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,38 +67,80 @@ def tabular_model(tree: SequenceTree) -> Model:
     )
 
 
+def local_rewards(tree: SequenceTree, seed: int, *, scale: float = 1.0) -> np.ndarray:
+    """Draw rewards [N] that add up what stands where and what follows what.
+
+    Each place pays for its token, and each two neighbours for their pair, standard normal both;
+    the sum is shifted and scaled to mean 0 and deviation `scale` over all completions. What is
+    learnt of one completion then says something of others, as in language, where in a table of
+    independent rewards every good completion has to be found by chance.
+    """
+    rng = np.random.default_rng(seed)
+    places = rng.normal(size=(tree.length, tree.vocabulary))
+    pairs = rng.normal(size=(tree.vocabulary, tree.vocabulary))
+    tokens, mask = tree.tokens, tree.mask
+    total = np.sum(places[np.arange(tree.length), tokens] * mask, axis=1)
+    total += np.sum(pairs[tokens[:, :-1], tokens[:, 1:]] * mask[:, 1:], axis=1)
+    return scale * (total - total.mean()) / total.std()
+
+
+class Exact(NamedTuple):
+    """What a policy is worth; scalars."""
+
+    reward: jax.Array
+    """E[r]."""
+    kl: jax.Array
+    """KL(policy || reference) of whole completions, in nats."""
+
+
 class World:
     """All completions of a token MDP, their rewards, a reference, and exact numbers of policies.
 
     Args:
       eos: the token that ends a completion and pads it; None: all have L tokens.
+      seed: of the reference, standard normal logits, and of the rewards.
+      rewards: [N]; None: independent, standard normal.
 
     The objective is J = E[r] - beta KL(policy || reference), in nats per completion.
     """
 
-    def __init__(self, vocab: int, length: int, *, eos: int | None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        vocab: int,
+        length: int,
+        *,
+        eos: int | None,
+        seed: int = 0,
+        rewards: np.ndarray | None = None,
+    ) -> None:
         self.tree = SequenceTree(vocab, length, eos)
         self.model = tabular_model(self.tree)
         rng = np.random.default_rng(seed)
         shape = (self.tree.num_prefixes, vocab)
         self.reference = jnp.asarray(rng.normal(size=shape), jnp.float32)
-        self.rewards = jnp.asarray(rng.normal(size=len(self.tokens)), jnp.float32)
+        if rewards is None:
+            rewards = rng.normal(size=len(self.tokens))
+        self.rewards = jnp.asarray(rewards, jnp.float32)
         """[N]."""
 
     @property
     def tokens(self) -> np.ndarray:
+        """[N, L] int32: all completions."""
         return self.tree.tokens
 
     @property
     def length(self) -> int:
+        """L."""
         return self.tree.length
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
+        """The end token, where there is one."""
         return self.tree.eos_ids
 
     @property
     def mdp(self) -> Tabular:
+        """The tree as an MDP."""
         return self.tree.tabular(self.rewards)
 
     def judge(self, completions: Completions) -> jax.Array:
@@ -106,12 +148,26 @@ class World:
         return self.rewards[self.tree.index(completions.tokens, completions.mask)]
 
     def prompts(self, ids: jax.Array, samples: jax.Array) -> Prompts:
+        """Return the one prompt there is, a token, under the numbers given: B times."""
         tokens = jnp.zeros((len(ids), 1), jnp.int32)
         return Prompts(tokens, jnp.ones_like(tokens, bool), ids, samples)
 
     def token_log_probs(self, table: jax.Array) -> jax.Array:
-        """log pi of each token of each completion [N, L]; 0 on padding."""
+        """Compute log pi of each token of each completion [N, L]; 0 on padding."""
         return self.tree.token_log_probs(jax.nn.softmax(table))
+
+    def log_probs(self, table: jax.Array) -> jax.Array:
+        """Compute log pi of all completions [N]; differentiable."""
+        log_policy = jax.nn.log_softmax(table)
+        nodes = self.tree.prefixes(jnp.asarray(self.tokens))
+        return jnp.sum(jnp.where(self.tree.mask, log_policy[nodes, self.tokens], 0), axis=1)
+
+    def exact(self, table: jax.Array) -> Exact:
+        """Sum over all completions what a policy is worth; differentiable."""
+        log_probs = self.log_probs(table)
+        probs = jnp.exp(log_probs)
+        kl = jnp.sum(probs * (log_probs - self.log_probs(self.reference)))
+        return Exact(jnp.sum(probs * self.rewards), kl)
 
     def objective(self, table: jax.Array, beta: float | jax.Array) -> jax.Array:
         """J of a policy, exactly."""

@@ -1,0 +1,334 @@
+"""Train on a task whose every completion is listed, so that KL and reward are exact, not sampled.
+
+The policy is a table of logits; sampler, scorer and updates are the library's own. All steps of a
+cell are one compiled program, which seeds share. The seed draws the task too (reference, rewards):
+what holds over seeds holds over tasks of the kind, not on one of them.
+
+Written at every step, of the policy after it: `exact/reward`, `exact/kl` (nats per completion),
+`exact/objective` (reward - beta KL), beside the update's own metrics. Once, at the last step:
+`exact/optimum` (beta log Z), `exact/closed` (share of the way from the reference's objective to the
+optimum), `exact/frontier` (the most reward that any policy has at this KL), `exact/frontier_gap`
+(what is missing to it; below 0 no policy can be).
+
+B completions a step, N completions in all, L slots.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rljax.algorithms import dpo, grpo, ppo
+from rljax.algorithms.actor_critic import init_state, make_act, make_collect
+from rljax.algorithms.batch import OnPolicyConfig
+from rljax.algorithms.dpo import DPOConfig
+from rljax.algorithms.grpo import GRPOConfig
+from rljax.algorithms.learner import Metrics, init_supervised
+from rljax.algorithms.ppo import PPOConfig
+from rljax.environments import frontier
+from rljax.environments.sequences import SequenceTree
+from rljax.environments.tabular import World, local_rewards
+from rljax.kl import make_kl_controller
+from rljax.rollout.distribution import SamplingConfig
+from rljax.rollout.scoring import make_score
+from rljax.tasks.preference_batches import PreferenceBatch
+from rljax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from rljax.training.writer import MetricsWriter
+from rljax.types import Rollout
+
+Table = jax.Array
+"""[S, V] logits, a row for each prefix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EnumerableExperiment:
+    """Learning on a task of V^L completions, all of which are listed."""
+
+    method: Literal["ppo", "grpo", "dpo", "best_of_n"] = "ppo"
+    """What learns: an on-policy update, DPO on pairs that the reference sampled, or nothing: the
+    best of n samples of the reference."""
+    ppo: PPOConfig = PPOConfig(batch_size=256, value_coef=1.0)
+    grpo: GRPOConfig = GRPOConfig(batch_size=256)
+    dpo: DPOConfig = DPOConfig(batch_size=256)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=0.05, max_grad_norm=None)
+    vocabulary: int = 8
+    """V."""
+    length: int = 4
+    """L, tokens of every completion."""
+    reward_scale: float = 1.0
+    """Deviation of the rewards over all completions."""
+    beta: float = 0.1
+    """What a nat costs in `exact/objective`; of best_of_n and for reports, training has its own."""
+    exact_kl_coef: float = 0.0
+    """Weight of the exact KL, whose gradient is added to the sampled one; 0: off."""
+    best_of: int = 16
+    """n of best_of_n."""
+    pairs: int = 20_000
+    """Pairs of completions of the reference that DPO learns from; one of each is preferred with
+    the probability sigmoid(r1 - r2) (Bradley and Terry)."""
+    steps: int = 600
+    """Batches learnt from."""
+    log_every: int = 5
+    """Steps between lines of metrics.jsonl."""
+    seed: int = 0
+    """Of the task, the samples and the minibatches."""
+
+    def validate(self) -> None:
+        """Raise ValueError for values that mean nothing."""
+        for name in ("steps", "log_every", "best_of", "pairs", "vocabulary", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("reward_scale", "beta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.exact_kl_coef < 0:
+            raise ValueError(f"exact_kl_coef is {self.exact_kl_coef}; it must be at least 0")
+        if self.exact_kl_coef and self.method not in ("ppo", "grpo"):
+            raise ValueError(f"exact_kl_coef needs an on-policy method, not {self.method}")
+        self.on_policy.validate()
+        self.dpo.validate()
+
+    @property
+    def on_policy(self) -> OnPolicyConfig:
+        """The config of the on-policy update."""
+        return self.ppo if self.method == "ppo" else self.grpo
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Plain sampling of all slots."""
+        return SamplingConfig(max_new_tokens=self.length, temperature=1.0)
+
+
+# -------------------------------------------------------------------------------------- The task
+
+
+@functools.lru_cache(maxsize=8)
+def make_world(vocabulary: int, length: int, seed: int, reward_scale: float) -> World:
+    """Draw a task: a reference of standard normal logits, and rewards of places and pairs."""
+    rewards = local_rewards(SequenceTree(vocabulary, length), seed, scale=reward_scale)
+    return World(vocabulary, length, eos=None, seed=seed, rewards=rewards)
+
+
+def world_of(config: EnumerableExperiment) -> World:
+    """Draw the task of a config."""
+    return make_world(config.vocabulary, config.length, config.seed, config.reward_scale)
+
+
+def with_task(world: World, reference: Table, rewards: jax.Array) -> World:
+    """Return the same tree with another reference and rewards, which may be traced."""
+    other = copy.copy(world)
+    other.reference, other.rewards = reference, rewards
+    return other
+
+
+# ------------------------------------------------------------------------------------- Learning
+
+
+def add_exact_kl(world: World, coef: float) -> optax.GradientTransformation:
+    """Add the gradient of coef KL(policy || reference) / L to an update's gradients.
+
+    The loss of the on-policy methods, summed over tokens and divided by B L, has that scale.
+    """
+
+    def kl(params: Any) -> jax.Array:
+        return coef / world.length * world.exact(params["policy"]["table"]).kl
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(jnp.add, grads, jax.grad(kl)(params)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def on_policy_prompts(world: World, algorithm: OnPolicyConfig) -> Any:
+    """Return the prompts of a batch."""
+    rows, group = jnp.arange(algorithm.batch_size), algorithm.samples_per_prompt
+    return world.prompts(rows // group, rows % group)
+
+
+def make_sampler(
+    world: World, algorithm: OnPolicyConfig, sampling: SamplingConfig
+) -> Callable[[Any, jax.Array], tuple[Rollout, jax.Array]]:
+    """Build sample(params, key) -> rollout, scores [B]."""
+    act = make_act(world.model, sampling, world.eos_ids, 0)
+    collect = make_collect(act, make_score(world.model, sampling, world.eos_ids))
+
+    def sample(params: Any, key: jax.Array) -> tuple[Rollout, jax.Array]:
+        prompts = on_policy_prompts(world, algorithm)
+        rollout = collect(params, {"table": world.reference}, prompts, key)
+        return rollout, world.judge(rollout.completions)
+
+    return sample
+
+
+def learn_on_policy(
+    config: EnumerableExperiment, world: World, key: jax.Array
+) -> tuple[Table, Metrics]:
+    """Train by the on-policy method: the last table, and metrics of every step [steps]."""
+    algorithm, sampling = config.on_policy, config.sampling
+    updates = algorithm.num_epochs * algorithm.num_minibatches
+    optimizer = make_optimizer(config.optimizer, num_steps=config.steps, updates_per_step=updates)
+    if config.exact_kl_coef:
+        optimizer = optax.chain(add_exact_kl(world, config.exact_kl_coef), optimizer)
+    module: Any = ppo if config.method == "ppo" else grpo
+    update = module.make_update(world.model, algorithm, sampling, world.eos_ids, optimizer)
+    sample = make_sampler(world, algorithm, sampling)
+    state = init_state(
+        {"table": world.reference},
+        world.model.config.hidden_size,
+        optimizer,
+        critic="shared" if config.method == "ppo" else "none",
+        kl_coef=make_kl_controller(algorithm.kl).init(),
+    )
+
+    def step(state: Any, key: jax.Array) -> tuple[Any, Metrics]:
+        sample_key, shuffle_key = jax.random.split(key)
+        rollout, scores = sample(state.params, sample_key)
+        state, metrics = update(state, rollout, scores, shuffle_key)
+        return state, metrics | measured(config, world, state.params["policy"]["table"])
+
+    state, metrics = jax.lax.scan(step, state, jax.random.split(key, config.steps))
+    return state.params["policy"]["table"], metrics
+
+
+def measured(config: EnumerableExperiment, world: World, table: Table) -> Metrics:
+    """Measure a policy exactly."""
+    reward, kl = world.exact(table)
+    return {
+        "exact/reward": reward,
+        "exact/kl": kl,
+        "exact/objective": reward - config.beta * kl,
+    }
+
+
+def draw_pairs(config: EnumerableExperiment, world: World, key: jax.Array) -> PreferenceBatch:
+    """Sample pairs from the reference, and who is preferred."""
+    count, slots = config.pairs, world.length
+    which_key, label_key = jax.random.split(key)
+    log_reference = world.log_probs(world.reference)
+    which = jax.random.categorical(which_key, log_reference, shape=(count, 2))
+    first, second = world.rewards[which[:, 0]], world.rewards[which[:, 1]]
+    wins = jax.random.uniform(label_key, (count,)) < jax.nn.sigmoid(first - second)
+    which = jnp.where(wins[:, None], which, which[:, ::-1])
+    ones = jnp.ones((count, 1), jnp.int32)
+    return PreferenceBatch(
+        prompt_tokens=0 * ones,
+        prompt_mask=ones > 0,
+        tokens=jnp.asarray(world.tokens)[which],
+        mask=jnp.ones((count, 2, slots), bool),
+        values=jnp.tile(jnp.array([1.0, 0.0]), (count, 1)),
+        valid=jnp.ones((count, 2), bool),
+        margins=jnp.zeros(count),
+        ref_log_probs=log_reference[which],
+        weights=jnp.full(count, 1 / config.dpo.batch_size),
+    )
+
+
+def learn_from_pairs(
+    config: EnumerableExperiment, world: World, key: jax.Array
+) -> tuple[Table, Metrics]:
+    """Train by DPO: the last table, and metrics of every step [steps]."""
+    optimizer = make_optimizer(config.optimizer, num_steps=config.steps)
+    schedule = make_schedule(config.optimizer, num_steps=config.steps)
+    update = dpo.make_update(world.model, config.dpo, optimizer, schedule)
+    pairs_key, key = jax.random.split(key)
+    pairs = draw_pairs(config, world, pairs_key)
+    size = config.dpo.batch_size
+
+    def step(state: Any, key: jax.Array) -> tuple[Any, Metrics]:
+        rows = jax.random.randint(key, (size,), 0, config.pairs)
+        state, metrics = update(state, jax.tree.map(lambda x: x[rows], pairs), key)
+        return state, metrics | measured(config, world, state.params["policy"]["table"])
+
+    state = init_supervised({"policy": {"table": world.reference}}, optimizer)
+    state, metrics = jax.lax.scan(step, state, jax.random.split(key, config.steps))
+    return state.params["policy"]["table"], metrics
+
+
+@functools.lru_cache(maxsize=32)
+def _program(config: EnumerableExperiment) -> Any:
+    """Compile the training of a config; task and seed are its arguments."""
+    world = world_of(config)
+    learn = learn_from_pairs if config.method == "dpo" else learn_on_policy
+
+    def run(reference: Table, rewards: jax.Array, key: jax.Array) -> tuple[Table, Metrics]:
+        return learn(config, with_task(world, reference, rewards), key)
+
+    return jax.jit(run)
+
+
+# ------------------------------------------------------------------------------------ Reporting
+
+
+def final_numbers(
+    config: EnumerableExperiment, world: World, log_policy: np.ndarray
+) -> dict[str, float]:
+    """Compare a policy, given by its log-probabilities [N] in float64, with the frontier."""
+    log_reference, rewards = reference_of(world)
+    found = frontier.point(log_policy, log_reference, rewards)
+    start = float(np.exp(log_reference) @ rewards)
+    best = frontier.optimum(log_reference, rewards, config.beta)
+    reached = found.reward - config.beta * found.kl
+    most = frontier.reward_at(log_reference, rewards, max(found.kl, 0.0))
+    return {
+        "exact/reward": found.reward,
+        "exact/kl": found.kl,
+        "exact/objective": reached,
+        "exact/start": start,
+        "exact/optimum": best,
+        "exact/optimum_gap": best - reached,
+        "exact/closed": (reached - start) / (best - start),
+        "exact/frontier": most,
+        "exact/frontier_gap": most - found.reward,
+    }
+
+
+def reference_of(world: World) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reference's log-probabilities [N] and the rewards [N], in float64."""
+    return log_probs_of(world, world.reference), np.asarray(world.rewards, np.float64)
+
+
+def log_probs_of(world: World, table: Table) -> np.ndarray:
+    """Compute a table's log-probabilities of all completions [N], in float64."""
+    log_policy = frontier.log_normalised(np.asarray(table, np.float64))
+    nodes = np.asarray(world.tree.prefixes(jnp.asarray(world.tokens)))
+    return np.sum(log_policy[nodes, world.tokens], axis=1)
+
+
+def train(config: EnumerableExperiment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Run a config: log-probabilities [N] in the end, and metrics of every step [steps]."""
+    config.validate()
+    world = world_of(config)
+    if config.method == "best_of_n":
+        log_reference, rewards = reference_of(world)
+        return frontier.best_of_n(log_reference, rewards, config.best_of), {}
+    program = _program(dataclasses.replace(config, seed=0))
+    table, metrics = program(world.reference, world.rewards, jax.random.key(config.seed))
+    return log_probs_of(world, table), jax.device_get(metrics)
+
+
+def run_enumerable(
+    config: EnumerableExperiment, run_dir: str | Path, extra: dict[str, float] | None = None
+) -> None:
+    """Train, and write the run's metrics; extra: further numbers of the last step.
+
+    Raises ValueError for an impossible config.
+    """
+    log_policy, metrics = train(config)
+    last = final_numbers(config, world_of(config), log_policy) | (extra or {})
+    steps = config.steps if metrics else 1
+    with MetricsWriter(run_dir) as writer:
+        for step in range(1, steps + 1):
+            row = {name: values[step - 1] for name, values in metrics.items()}
+            if step == steps:
+                row |= last
+            if step == steps or step == 1 or step % config.log_every == 0:
+                writer.scalars(step, row)
