@@ -43,6 +43,7 @@ from rljax.preference_losses import (
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import Score, make_score
 from rljax.tasks.preference_batches import PreferenceBatch, flat_rows
+from rljax.traced import check
 from rljax.types import SupervisedState
 
 MEANS = ("ipo", "orpo", "simpo")
@@ -329,7 +330,7 @@ def make_update(
     learning_rate: step -> rate, for the metrics. compose: of the frozen base and what is trained.
     Raises ValueError for an impossible config.
     """
-    config.validate()
+    check(config)
     score = make_preference_score(model, config.score_rows)
     baseline = make_baseline(score, config)
 

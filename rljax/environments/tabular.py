@@ -31,8 +31,10 @@ def tabular_model(tree: SequenceTree) -> Model:
     vocab, states = tree.vocabulary, tree.num_prefixes
     unused: Any = None
 
-    def hidden(params, tokens, attention_mask=None, segments=None):
-        def step(node, token):
+    def hidden(
+        params: Any, tokens: jax.Array, attention_mask: Any = None, segments: Any = None
+    ) -> jax.Array:
+        def step(node: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
             child = node * vocab + 1 + token
             return child, child
 
@@ -40,15 +42,21 @@ def tabular_model(tree: SequenceTree) -> Model:
         _, nodes = jax.lax.scan(step, root, tokens[:, 1:].T)
         return jax.nn.one_hot(jnp.concatenate([root[None], nodes]).T, states)
 
-    def hidden_groups(params, prompts, prompt_mask, tokens, mask):
+    def hidden_groups(
+        params: Any, prompts: jax.Array, prompt_mask: Any, tokens: jax.Array, mask: Any
+    ) -> jax.Array:
         rows = jnp.repeat(prompts, len(tokens) // len(prompts), axis=0)
         return hidden(params, jnp.concatenate([rows, tokens[:, :-1]], axis=1))
 
-    def prefill(params, tokens, attention_mask, slots, group=1):
+    def prefill(
+        params: Any, tokens: jax.Array, attention_mask: Any, slots: Any, group: int = 1
+    ) -> tuple[jax.Array, jax.Array]:
         tokens = jnp.repeat(tokens, group, axis=0)
         return hidden(params, tokens), jnp.zeros(tokens.shape[0], jnp.int32)
 
-    def decode(params, token, position, slot, slot_mask, cache):
+    def decode(
+        params: Any, token: jax.Array, position: Any, slot: Any, slot_mask: Any, cache: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         node = cache * vocab + 1 + token
         return jax.nn.one_hot(node, states, axis=0), node
 

@@ -1,16 +1,16 @@
 """Train on a task whose every completion is listed, so that KL and reward are exact, not sampled.
 
 The policy is a table of logits; sampler, scorer and updates are the library's own. All steps of a
-cell are one compiled program, which seeds share. The seed draws the task too (reference, rewards):
-what holds over seeds holds over tasks of the kind, not on one of them.
+cell are one compiled program, which seeds share, and arms that differ by `NUMBERS` only. The seed
+draws the task too (reference, rewards): what holds over seeds holds over tasks of the kind.
 
-Written at every step, of the policy after it: `exact/reward`, `exact/kl` (nats per completion),
-`exact/objective` (reward - beta KL), beside the update's own metrics. Once, at the last step:
+Written every `log_every` steps, of the policy after the step: `exact/reward`, `exact/kl` (nats per
+completion), `exact/objective` (reward - beta KL), beside the update's own metrics. With the last:
 `exact/optimum` (beta log Z), `exact/closed` (share of the way from the reference's objective to the
 optimum), `exact/frontier` (the most reward that any policy has at this KL), `exact/frontier_gap`
 (what is missing to it; below 0 no policy can be).
 
-B completions a step, N completions in all, L slots.
+B completions a step, N completions in all, L slots; a table [S, V] has a row for each prefix.
 """
 
 from __future__ import annotations
@@ -41,12 +41,16 @@ from rljax.kl import make_kl_controller
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.tasks.preference_batches import PreferenceBatch
+from rljax.traced import is_zero, set_numbers, set_traced
 from rljax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from rljax.training.writer import MetricsWriter
 from rljax.types import Rollout
 
-Table = jax.Array
-"""[S, V] logits, a row for each prefix."""
+NUMBERS = (
+    "optimizer.learning_rate", "beta", "dpo.beta", "exact_kl_coef",
+    *(f"{part}.kl.{name}" for part in ("ppo", "grpo") for name in ("coef", "target", "horizon")),
+)  # fmt: skip
+"""What only arithmetic reads: arms that differ by these share a program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +98,17 @@ class EnumerableExperiment:
             raise ValueError(f"exact_kl_coef is {self.exact_kl_coef}; it must be at least 0")
         if self.exact_kl_coef and self.method not in ("ppo", "grpo"):
             raise ValueError(f"exact_kl_coef needs an on-policy method, not {self.method}")
+        if self.steps % self.log_every:
+            raise ValueError(
+                f"steps is {self.steps}; it must be a multiple of log_every {self.log_every}"
+            )
         self.on_policy.validate()
         self.dpo.validate()
+
+    @property
+    def lines(self) -> int:
+        """Lines of metrics.jsonl."""
+        return self.steps // self.log_every
 
     @property
     def on_policy(self) -> OnPolicyConfig:
@@ -123,7 +136,7 @@ def world_of(config: EnumerableExperiment) -> World:
     return make_world(config.vocabulary, config.length, config.seed, config.reward_scale)
 
 
-def with_task(world: World, reference: Table, rewards: jax.Array) -> World:
+def with_task(world: World, reference: jax.Array, rewards: jax.Array) -> World:
     """Return the same tree with another reference and rewards, which may be traced."""
     other = copy.copy(world)
     other.reference, other.rewards = reference, rewards
@@ -133,7 +146,7 @@ def with_task(world: World, reference: Table, rewards: jax.Array) -> World:
 # ------------------------------------------------------------------------------------- Learning
 
 
-def add_exact_kl(world: World, coef: float) -> optax.GradientTransformation:
+def add_exact_kl(world: World, coef: float | jax.Array) -> optax.GradientTransformation:
     """Add the gradient of coef KL(policy || reference) / L to an update's gradients.
 
     The loss of the on-policy methods, summed over tokens and divided by B L, has that scale.
@@ -171,12 +184,12 @@ def make_sampler(
 
 def learn_on_policy(
     config: EnumerableExperiment, world: World, key: jax.Array
-) -> tuple[Table, Metrics]:
-    """Train by the on-policy method: the last table, and metrics of every step [steps]."""
+) -> tuple[jax.Array, Metrics]:
+    """Train by the on-policy method: the last table, and metrics of every line."""
     algorithm, sampling = config.on_policy, config.sampling
     updates = algorithm.num_epochs * algorithm.num_minibatches
     optimizer = make_optimizer(config.optimizer, num_steps=config.steps, updates_per_step=updates)
-    if config.exact_kl_coef:
+    if not is_zero(config.exact_kl_coef):
         optimizer = optax.chain(add_exact_kl(world, config.exact_kl_coef), optimizer)
     module: Any = ppo if config.method == "ppo" else grpo
     update = module.make_update(world.model, algorithm, sampling, world.eos_ids, optimizer)
@@ -192,21 +205,40 @@ def learn_on_policy(
     def step(state: Any, key: jax.Array) -> tuple[Any, Metrics]:
         sample_key, shuffle_key = jax.random.split(key)
         rollout, scores = sample(state.params, sample_key)
-        state, metrics = update(state, rollout, scores, shuffle_key)
-        return state, metrics | measured(config, world, state.params["policy"]["table"])
+        return update(state, rollout, scores, shuffle_key)
 
-    state, metrics = jax.lax.scan(step, state, jax.random.split(key, config.steps))
+    return scan_steps(config, world, step, state, key)
+
+
+def scan_steps(
+    config: EnumerableExperiment,
+    world: World,
+    step: Callable[[Any, jax.Array], tuple[Any, Metrics]],
+    state: Any,
+    key: jax.Array,
+) -> tuple[jax.Array, Metrics]:
+    """Run all steps: the last table, and metrics [lines] of every line of metrics.jsonl."""
+
+    def one(carry: Any, key: jax.Array) -> tuple[Any, None]:
+        return step(carry[0], key), None
+
+    def line(carry: Any, keys: jax.Array) -> tuple[Any, Metrics]:
+        carry, _ = jax.lax.scan(one, carry, keys)
+        state, metrics = carry
+        reward, kl = world.exact(state.params["policy"]["table"])
+        exact = {
+            "exact/reward": reward,
+            "exact/kl": kl,
+            "exact/objective": reward - config.beta * kl,
+        }
+        return carry, metrics | exact
+
+    keys = jax.random.split(key, (config.lines, config.log_every))
+    empty = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, state, keys[0, 0])[1]
+    )
+    (state, _), metrics = jax.lax.scan(line, (state, empty), keys)
     return state.params["policy"]["table"], metrics
-
-
-def measured(config: EnumerableExperiment, world: World, table: Table) -> Metrics:
-    """Measure a policy exactly."""
-    reward, kl = world.exact(table)
-    return {
-        "exact/reward": reward,
-        "exact/kl": kl,
-        "exact/objective": reward - config.beta * kl,
-    }
 
 
 def draw_pairs(config: EnumerableExperiment, world: World, key: jax.Array) -> PreferenceBatch:
@@ -234,8 +266,8 @@ def draw_pairs(config: EnumerableExperiment, world: World, key: jax.Array) -> Pr
 
 def learn_from_pairs(
     config: EnumerableExperiment, world: World, key: jax.Array
-) -> tuple[Table, Metrics]:
-    """Train by DPO: the last table, and metrics of every step [steps]."""
+) -> tuple[jax.Array, Metrics]:
+    """Train by DPO: the last table, and metrics of every line."""
     optimizer = make_optimizer(config.optimizer, num_steps=config.steps)
     schedule = make_schedule(config.optimizer, num_steps=config.steps)
     update = dpo.make_update(world.model, config.dpo, optimizer, schedule)
@@ -245,22 +277,42 @@ def learn_from_pairs(
 
     def step(state: Any, key: jax.Array) -> tuple[Any, Metrics]:
         rows = jax.random.randint(key, (size,), 0, config.pairs)
-        state, metrics = update(state, jax.tree.map(lambda x: x[rows], pairs), key)
-        return state, metrics | measured(config, world, state.params["policy"]["table"])
+        return update(state, jax.tree.map(lambda x: x[rows], pairs), key)
 
     state = init_supervised({"policy": {"table": world.reference}}, optimizer)
-    state, metrics = jax.lax.scan(step, state, jax.random.split(key, config.steps))
-    return state.params["policy"]["table"], metrics
+    return scan_steps(config, world, step, state, key)
+
+
+def learn(config: EnumerableExperiment, world: World, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    """Train by the config's method: the last table, and metrics of every line [lines]."""
+    chosen = learn_from_pairs if config.method == "dpo" else learn_on_policy
+    return chosen(config, world, key)
+
+
+def split_numbers(config: EnumerableExperiment) -> tuple[EnumerableExperiment, dict[str, float]]:
+    """Return what a program is compiled for, and the numbers that it takes as arguments.
+
+    A number of 0 switches something off, which is another program; others stand as 1 in its config.
+    """
+    numbers = {}
+    for path in NUMBERS:
+        value: Any = config
+        for name in path.split("."):
+            value = getattr(value, name)
+        if value:
+            numbers[path] = float(value)
+    return set_numbers(config, dict.fromkeys(numbers, 1.0) | {"seed": 0}), numbers
 
 
 @functools.lru_cache(maxsize=32)
 def _program(config: EnumerableExperiment) -> Any:
-    """Compile the training of a config; task and seed are its arguments."""
-    world = world_of(config)
-    learn = learn_from_pairs if config.method == "dpo" else learn_on_policy
+    """Compile the training of a config; task, seed and numbers are its arguments."""
+    tree = make_world(config.vocabulary, config.length, 0, 1.0)
 
-    def run(reference: Table, rewards: jax.Array, key: jax.Array) -> tuple[Table, Metrics]:
-        return learn(config, with_task(world, reference, rewards), key)
+    def run(
+        reference: jax.Array, rewards: jax.Array, key: jax.Array, numbers: dict[str, jax.Array]
+    ) -> tuple[jax.Array, Metrics]:
+        return learn(set_traced(config, numbers), with_task(tree, reference, rewards), key)
 
     return jax.jit(run)
 
@@ -296,7 +348,7 @@ def reference_of(world: World) -> tuple[np.ndarray, np.ndarray]:
     return log_probs_of(world, world.reference), np.asarray(world.rewards, np.float64)
 
 
-def log_probs_of(world: World, table: Table) -> np.ndarray:
+def log_probs_of(world: World, table: jax.Array) -> np.ndarray:
     """Compute a table's log-probabilities of all completions [N], in float64."""
     log_policy = frontier.log_normalised(np.asarray(table, np.float64))
     nodes = np.asarray(world.tree.prefixes(jnp.asarray(world.tokens)))
@@ -304,14 +356,16 @@ def log_probs_of(world: World, table: Table) -> np.ndarray:
 
 
 def train(config: EnumerableExperiment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Run a config: log-probabilities [N] in the end, and metrics of every step [steps]."""
+    """Run a config: log-probabilities [N] in the end, and metrics of every line."""
     config.validate()
     world = world_of(config)
     if config.method == "best_of_n":
         log_reference, rewards = reference_of(world)
         return frontier.best_of_n(log_reference, rewards, config.best_of), {}
-    program = _program(dataclasses.replace(config, seed=0))
-    table, metrics = program(world.reference, world.rewards, jax.random.key(config.seed))
+    static, numbers = split_numbers(config)
+    program = _program(dataclasses.replace(static, reward_scale=1.0))
+    key = jax.random.key(config.seed)
+    table, metrics = program(world.reference, world.rewards, key, numbers)
     return log_probs_of(world, table), jax.device_get(metrics)
 
 
@@ -324,11 +378,9 @@ def run_enumerable(
     """
     log_policy, metrics = train(config)
     last = final_numbers(config, world_of(config), log_policy) | (extra or {})
-    steps = config.steps if metrics else 1
+    rows = [{k: v[i] for k, v in metrics.items()} for i in range(config.lines if metrics else 1)]
+    rows[-1] |= last
+    first = config.steps - (len(rows) - 1) * config.log_every
     with MetricsWriter(run_dir) as writer:
-        for step in range(1, steps + 1):
-            row = {name: values[step - 1] for name, values in metrics.items()}
-            if step == steps:
-                row |= last
-            if step == steps or step == 1 or step % config.log_every == 0:
-                writer.scalars(step, row)
+        for i, row in enumerate(rows):
+            writer.scalars(first + i * config.log_every, row)

@@ -22,6 +22,7 @@ from rljax.algorithms.actor_critic import init_state, make_act, make_collect
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.environments.exact import soft_value_iteration
+from rljax.environments.tabular import World
 from rljax.environments.token_mdp import as_token_reward, random_mdp
 from rljax.experiment import GRPOExperiment
 from rljax.kl import KLConfig
@@ -30,7 +31,6 @@ from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
 from rljax.training.flags import load_config
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
-from rljax.environments.tabular import World
 from tests.conftest import quick_jit
 
 WORLD = World(4, 3, eos=3)

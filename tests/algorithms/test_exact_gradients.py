@@ -12,10 +12,10 @@ import pytest
 
 from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.grpo import GRPOConfig, make_update
+from rljax.environments.tabular import World
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.types import Completions, Rollout
-from rljax.environments.tabular import World
 from tests.conftest import quick_jit
 
 WORLD, BETA = World(3, 2, eos=None), 0.3

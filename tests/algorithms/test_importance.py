@@ -11,13 +11,13 @@ import pytest
 from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.grpo import GRPOConfig, make_update
 from rljax.algorithms.importance import importance_metrics
+from rljax.environments.tabular import World
 from rljax.kl import KLConfig
 from rljax.losses import truncated_importance_weights
 from rljax.rollout.distribution import SamplingConfig
 from rljax.types import Completions, Rollout
 from tests.algorithms.conftest import BASE as PPO
 from tests.algorithms.conftest import SAMPLING
-from rljax.environments.tabular import World
 from tests.algorithms.test_grpo import FIRST as GRPO
 from tests.algorithms.test_ppo import differ
 from tests.conftest import noisy_params, quick_jit

@@ -14,12 +14,12 @@ from rljax.algorithms.grpo import GRPOConfig
 from rljax.algorithms.online_dpo import OnlineDPOConfig
 from rljax.algorithms.ppo import PPOConfig
 from rljax.entropy import next_entropy_coef
+from rljax.environments.tabular import World
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from tests.algorithms.conftest import BASE as PPO
-from rljax.environments.tabular import World
 from tests.algorithms.test_grpo import BASE as GRPO
 from tests.algorithms.test_ppo import differ
 from tests.conftest import quick_jit

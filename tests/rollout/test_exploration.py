@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rljax.environments.tabular import World
 from rljax.rollout.continuous import make_continuous_sampler
 from rljax.rollout.distribution import (
     NEGATIVE,
@@ -19,7 +20,6 @@ from rljax.rollout.exploration import ExplorationConfig
 from rljax.rollout.sampler import make_sampler
 from rljax.rollout.scoring import make_score
 from rljax.types import Prompts
-from rljax.environments.tabular import World
 from tests.conftest import quick_jit
 
 WORLD = World(4, 2, eos=3)
