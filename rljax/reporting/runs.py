@@ -18,6 +18,7 @@ from rljax.training.run import CONFIG_FILE
 from rljax.training.writer import read_jsonl
 
 METRICS_FILE, COMPLETIONS_FILE, RESULT_FILE = "metrics.jsonl", "completions.jsonl", "result.json"
+SWEEP_FILE, RESULTS_FILE, CELLS = "sweep.json", "results.json", "cells"
 
 
 class Series(NamedTuple):
@@ -212,3 +213,65 @@ def differing(records: Sequence[RunRecord], ignore: Sequence[str] = ()) -> list[
         return [flat.get(name, missing) for flat in flats]
 
     return [name for name in names if any(value != values(name)[0] for value in values(name))]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRecord:
+    """What a sweep has written so far."""
+
+    directory: Path
+    arms: dict[str, tuple[RunRecord, ...]]
+    """The runs that have measured something, by arm, in the sweep's order, by seed."""
+    results: dict[str, Any]
+    """results.json: metrics by arm with intervals, and claims; empty while there is none."""
+    missing: tuple[str, ...]
+    """Cells that have measured nothing yet."""
+
+    @property
+    def name(self) -> str:
+        """The sweep's own name, or its directory's."""
+        return self.results.get("name") or self.directory.name
+
+
+def read_sweep(path: str | Path) -> SweepRecord:
+    """Read a sweep's directory; cells that have not ended a step yet are listed as missing.
+
+    Raises UserError where there is no sweep, no cell has measured anything, or a file is broken.
+    """
+    directory = Path(path)
+    cells = directory / CELLS
+    if not cells.is_dir():
+        raise UserError(f"{directory} holds no {CELLS}/: give the directory of a sweep")
+    described = _read_object(directory / SWEEP_FILE)
+    found = {folder.name: folder for folder in sorted(cells.iterdir()) if folder.is_dir()}
+    order = [*described.get("arms", {}), *found]
+    arms: dict[str, tuple[RunRecord, ...]] = {}
+    missing = []
+    for arm in dict.fromkeys(order):
+        runs = []
+        for run in sorted(found[arm].iterdir() if arm in found else (), key=_by_seed):
+            if not run.is_dir():
+                continue
+            if has_measured(run):
+                runs.append(read_run(run))
+            else:
+                missing.append(f"{arm}/{run.name}")
+        if runs:
+            arms[arm] = tuple(runs)
+    if not arms:
+        raise UserError(f"{cells}: no cell has measured anything yet")
+    return SweepRecord(directory, arms, _read_object(directory / RESULTS_FILE), tuple(missing))
+
+
+def _by_seed(path: Path) -> tuple[int, str]:
+    digits = path.name.removeprefix("seed")
+    return (int(digits) if digits.isdigit() else -1, path.name)
+
+
+def has_measured(path: Path) -> bool:
+    """Say whether a directory is a run's that has ended a step."""
+    file = path / METRICS_FILE
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.readline().endswith(b"\n")
