@@ -15,12 +15,14 @@ from rljax.experiment import GRPOExperiment, ModelConfig
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
+from rljax.training.alarms import AlarmConfig
 from rljax.training.optimizer import OptimizerConfig
 
 config = GRPOExperiment(
     model=ModelConfig(source="smollm2-135m-instruct"),
     task=TaskConfig(prompts="imdb", prompt_tokens=16, min_prompt_tokens=16, reward="sentiment"),
     sampling=SamplingConfig(max_new_tokens=24, temperature=0.7),
+    alarms=AlarmConfig(truncated=None),  # reviews are continued up to a length: cut on purpose
     grpo=GRPOConfig(
         batch_size=32,
         samples_per_prompt=4,

@@ -12,12 +12,14 @@ from rljax.algorithms.online_dpo import OnlineDPOConfig
 from rljax.experiment import ModelConfig, OnlineDPOExperiment
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
+from rljax.training.alarms import AlarmConfig
 from rljax.training.optimizer import OptimizerConfig
 
 config = OnlineDPOExperiment(
     model=ModelConfig(source="smollm2-135m-instruct"),
     task=TaskConfig(prompts="imdb", prompt_tokens=16, min_prompt_tokens=16, reward="sentiment"),
     sampling=SamplingConfig(max_new_tokens=24, temperature=0.7),
+    alarms=AlarmConfig(truncated=None),  # reviews are continued up to a length: cut on purpose
     online_dpo=OnlineDPOConfig(batch_size=32, samples_per_prompt=4, beta=0.1),
     optimizer=OptimizerConfig(learning_rate=2e-5, schedule="linear"),
     steps=24,

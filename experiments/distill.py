@@ -21,6 +21,7 @@ from rljax.experiment import DistillExperiment
 from rljax.models import Pretrained
 from rljax.tasks import PromptSet, batch_indices, make_batch
 from rljax.tasks.documents import Data, Records, make_data, make_prompts, read_documents, read_found
+from rljax.training.alarms import distillation_alarms
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import parse_config, plain_errors
 from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
@@ -142,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
             prompts = student_prompts(config, student, teacher, records)
             learner = make_learner(config, student, teacher, data, prompts)
             layout = make_layout(mesh, student.model.config, teacher.model.config)
-            run_supervised(config, learner, run, Placement(layout))
+            run_supervised(config, learner, run, Placement(layout), distillation_alarms(config))
 
 
 if __name__ == "__main__":

@@ -28,12 +28,14 @@ from rljax.tasks import TaskConfig
 from rljax.tasks.documents import DocumentConfig
 from rljax.tasks.preferences import PreferenceConfig
 from rljax.training.acting import check_environment
+from rljax.training.alarms import AlarmConfig
 from rljax.training.mesh import MeshConfig
 from rljax.training.optimizer import OptimizerConfig, make_schedule
 from rljax.training.overlap import check_loop
 
 CHANGEABLE = (
     "workdir", "steps", "checkpoint_every", "keep_checkpoints", "log_completions", "mesh",
+    "alarms",
 )  # fmt: skip
 """Fields that may change when a run is resumed."""
 
@@ -50,6 +52,7 @@ class OnPolicyExperiment(abc.ABC):
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     lora: LoRAConfig = LoRAConfig()
+    alarms: AlarmConfig = AlarmConfig()
     train_layers: int = 0
     """Train only so many upper layers and the final norm; 0: all. The reference is then the frozen
     model, without a second copy, as it is with lora."""
@@ -134,14 +137,6 @@ class OnPolicyExperiment(abc.ABC):
             raise ValueError(
                 f"ref_sync_every {algorithm.ref_sync_every} moves the reference, which with lora "
                 "or train_layers is the frozen model itself: set it to 0, or train all parameters"
-            )
-        if algorithm.truncate_token is not None and (
-            algorithm.truncate_after >= self.sampling.max_new_tokens
-        ):
-            raise ValueError(
-                f"truncate_after {algorithm.truncate_after} is beyond the "
-                f"{self.sampling.max_new_tokens} completion tokens: every completion would be "
-                "penalised"
             )
 
 
@@ -338,6 +333,7 @@ class DistillExperiment(SupervisedExperiment):
     distill: DistillConfig = DistillConfig()
     sampling: SamplingConfig = SamplingConfig(temperature=1.0)
     """How the student samples its own batches."""
+    alarms: AlarmConfig = AlarmConfig()
     prompt_multiple: int = 16
     """Prompts of sampled batches are left-padded to a multiple of this many tokens."""
 

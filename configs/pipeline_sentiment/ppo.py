@@ -14,6 +14,7 @@ from rljax.experiment import ModelConfig, PPOExperiment
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.tasks import TaskConfig
+from rljax.training.alarms import AlarmConfig
 from rljax.training.optimizer import OptimizerConfig
 
 config = PPOExperiment(
@@ -26,6 +27,7 @@ config = PPOExperiment(
         reward_weights=(1.0, 0.0),
     ),
     sampling=SamplingConfig(max_new_tokens=24, temperature=0.7),
+    alarms=AlarmConfig(truncated=None),  # reviews are continued up to a length: cut on purpose
     ppo=PPOConfig(
         batch_size=32,
         num_epochs=1,

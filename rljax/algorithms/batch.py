@@ -193,7 +193,12 @@ class OnPolicyConfig:
         )  # fmt: skip
 
     def check_sampler(self, sampling: SamplingConfig, *, mixed: bool = False) -> None:
-        """Raise ValueError where samples in 8 bits, or mixed ones, do not go with what learns."""
+        """Raise ValueError where samples in 8 bits, mixed or short ones do not go with the rest."""
+        if self.truncate_token is not None and self.truncate_after >= sampling.max_new_tokens:
+            raise ValueError(
+                f"truncate_after {self.truncate_after} is beyond the {sampling.max_new_tokens} "
+                "completion tokens: every completion would be penalised"
+            )
         if mixed and not self.allows_stale:
             raise ValueError(
                 "exploration.epsilon samples from another policy than the learner's, which has to "

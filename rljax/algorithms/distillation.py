@@ -24,6 +24,7 @@ from rljax.algorithms.actor_critic import Compose, all_trained, complete_params
 from rljax.algorithms.buckets import Shorten
 from rljax.algorithms.checks import require_positive, require_whole_parts
 from rljax.algorithms.learner import Metrics, Params, make_frozen_update
+from rljax.algorithms.metrics import cut_off
 from rljax.algorithms.sft import Weighted, packed_hidden, token_counts, with_weights
 from rljax.divergences import Divergence, divergence
 from rljax.masking import weighted_loss
@@ -217,6 +218,18 @@ def make_loss(
 # ----------------------------------------------------------------------------------- The update
 
 
+def sample_metrics(made: Completions, eos_token_ids: Sequence[int]) -> Metrics:
+    """Describe the student's own completions [B, C]: entropy in nats per completion, length, cut.
+
+    Names and meaning are those of on-policy training (`rljax.algorithms.metrics`).
+    """
+    return {
+        "objective/entropy": -jnp.mean(jnp.sum(made.log_probs, axis=1)),
+        "completion/length": jnp.mean(jnp.sum(made.mask, axis=1).astype(jnp.float32)),
+        "completion/truncated_fraction": jnp.mean(cut_off(made, eos_token_ids).astype(jnp.float32)),
+    }
+
+
 def make_update(
     student: Model,
     teacher: Model,
@@ -232,7 +245,8 @@ def make_update(
 
     A batch of packed documents is learnt as it is; a batch of prompts is completed by the student
     first. compose: of the student's frozen base and what is trained. Metrics: loss, cross_entropy
-    (of the student), agreement, tokens, target_tokens, and on_policy, 1 where the student sampled.
+    (of the student), agreement, tokens, target_tokens, and on_policy, 1 where the student sampled;
+    there also `sample_metrics`.
     """
     sample = make_continuous_sampler(student, sampling, eos_token_ids, pad_token_id)
     loss = make_loss(student, teacher, config)
@@ -252,16 +266,18 @@ def make_update(
         state: DistillState, batch: Packed | Prompts, key: jax.Array
     ) -> tuple[DistillState, Metrics]:
         sample_key, shuffle_key = jax.random.split(key)
-        on_policy, shorten = isinstance(batch, Prompts), None
+        on_policy, shorten, sampled = isinstance(batch, Prompts), None, {}
         if isinstance(batch, Prompts):
             student_params = complete_params(compose, state.params, state.base)["policy"]
             drawn = over_rows(lambda policy, *rest: sample(policy, None, *rest))
             shorten = shorten_samples(config.length_buckets, batch.tokens.shape[1])
-            batch = as_packed(batch, drawn(student_params, batch, sample_key))
+            made = drawn(student_params, batch, sample_key)
+            sampled = sample_metrics(made, eos_token_ids)
+            batch = as_packed(batch, made)
         frozen = (state.base, state.teacher)
         trained = SupervisedState(state.params, state.opt_state, state.step, frozen)
         trained, metrics = learn(shorten=shorten)(trained, batch, shuffle_key)
-        metrics["on_policy"] = jnp.float32(on_policy)
+        metrics |= sampled | {"on_policy": jnp.float32(on_policy)}
         params, opt_state, step, _ = trained
         return DistillState(params, opt_state, step, state.teacher, state.base), metrics
 

@@ -16,6 +16,7 @@ from rljax.algorithms.buckets import SLOTS
 from rljax.algorithms.metrics import split_tokens
 from rljax.errors import UserError
 from rljax.rollout.keys import Role, role_key
+from rljax.training.alarms import Watch, policy_alarms
 from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
@@ -106,6 +107,7 @@ def train(setup: OnPolicy, run: Run) -> None:
         print(f"resumed {run.directory} at step {int(state.step)}")
     start = int(state.step)
     writer = open_writer(run.directory, start if found else None, sizes)
+    watch = Watch(policy_alarms(config), writer, run.directory, resumed=found is not None)
     with checkpoints, writer, CompileCounter() as compiled, Progress(config.steps, start) as bar:
         if found is None:
             writer.config_text(config_to_json(config))
@@ -128,6 +130,7 @@ def train(setup: OnPolicy, run: Run) -> None:
             for metrics in rows:
                 done += 1
                 metrics["perf/compile_count"] = compiled.count
+                watch.see(done, metrics)
                 writer.scalars(done, metrics)
                 bar.update(done, score=metrics["objective/scores"], KL=metrics["objective/kl"])
                 check_finite(metrics, done)

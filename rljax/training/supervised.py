@@ -20,6 +20,7 @@ import optax
 from rljax.errors import UserError
 from rljax.experiment import SupervisedExperiment
 from rljax.rollout.keys import Role, role_key
+from rljax.training.alarms import Alarms, Watch
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
@@ -30,7 +31,7 @@ from rljax.training.progress import Progress
 from rljax.training.run import Run
 from rljax.training.writer import MetricsWriter, open_writer
 
-CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "mesh")
+CHANGEABLE = ("workdir", "steps", "checkpoint_every", "keep_checkpoints", "mesh", "alarms")
 """Fields of a `SupervisedExperiment` that may differ when a run goes on: `open_run`'s ignore."""
 
 
@@ -145,9 +146,11 @@ class _Loop:
         writer: MetricsWriter,
         held: dict[str, Any],
         placement: Placement,
+        watch: Watch,
     ) -> None:
         self.experiment, self.learner, self.placement = experiment, learner, placement
         self.checkpoints, self.writer, self.held = checkpoints, writer, held
+        self.watch = watch
         kept = placement.outputs(lambda: jax.eval_shape(learner.init), rest=True)
         self._update = placement.jit(learner.update, donate_argnums=0, **kept)
         self._evaluate = placement.jit(learner.evaluate, **placement.outputs())
@@ -193,8 +196,9 @@ def run_supervised(
     learner: Learner,
     run: Run,
     placement: Placement = ONE_DEVICE,
+    alarms: Alarms | None = None,
 ) -> Any:
-    """Run the steps that are left, then report; return the last state.
+    """Run the steps that are left, then report; return the last state. alarms: None has none.
 
     The same numbers come out, bit for bit, however often the run is stopped or killed on the way.
     A checkpoint's score is minus the held-out loss: `best` is the one with the lowest.
@@ -219,8 +223,9 @@ def run_supervised(
         print(f"resumed {run.directory} at step {start}")
     del found  # the first update gives its arrays away
     writer = open_writer(run.directory, None if fresh else start, sizes)
+    watch = Watch(alarms, writer, run.directory, resumed=not fresh)
     with checkpoints, writer, CompileCounter() as compiled:
-        loop = _Loop(experiment, learner, checkpoints, writer, held, placement)
+        loop = _Loop(experiment, learner, checkpoints, writer, held, placement, watch)
         if fresh:
             writer.config_text(config_to_json(experiment))
             writer.hparams(flatten_config(experiment), ["train/loss", "eval/loss"])
@@ -258,6 +263,7 @@ def _steps(
             }
             if "train/tokens" in metrics:
                 metrics["perf/tokens_per_s"] = metrics["train/tokens"] / seconds
+            loop.watch.see(done, metrics)
             loop.writer.scalars(done, metrics)
             bar.update(done, loss=metrics["train/loss"])
             stopping = run.should_stop
