@@ -91,6 +91,8 @@ class Rule(NamedTuple):
     means: str
     change: str
     """{flags} stands for the algorithm's flags."""
+    by_trend: bool = False
+    """It looks at the steps of a trend, not of a window, and ends as slowly."""
 
 
 def _over(steps: int) -> str:
@@ -284,6 +286,7 @@ RULES = (
         "where longer reasoning is wanted it may be right",
         "read the completions before and after; a reward or penalty that does not grow with "
         "length, --grpo.overlong-buffer, or another {flags}.loss-aggregation",
+        by_trend=True,
     ),
     Rule(
         "sampler_gap",

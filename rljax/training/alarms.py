@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rljax.training import processes
-from rljax.training.alarm_rules import RULES, Context, History
+from rljax.training.alarm_rules import RULES, Context, History, Rule
 from rljax.training.writer import MetricsWriter, escape_markdown, read_jsonl
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class AlarmConfig:
     """
 
     window: int = 10
-    """Steps whose mean is looked at; an alarm ends when it has not held for as many."""
+    """Steps whose mean is looked at; an alarm ends when it has not held for as many (that of a
+    trend: for as many as `trend`)."""
     zero_advantage: float | None = 0.9
     """Share of tokens without advantage (groups whose completions are all worth the same), above
     which there is an alarm."""
@@ -116,15 +117,16 @@ class Alarms:
         self._history = History(config.window, config.trend)
         self._quiet: dict[str, int] = {}  # of every alarm that ever held: steps since it last did
 
-    def _holds(self, name: str) -> bool:
-        return self._quiet.get(name, self.config.window) < self.config.window
+    def _holds(self, rule: Rule) -> bool:
+        patience = self.config.trend if rule.by_trend else self.config.window
+        return self._quiet.get(rule.name, patience) < patience
 
     def see(self, step: int, metrics: Mapping[str, Any]) -> list[Alarm]:
         """Take the metrics of a step; return the alarms that begin with it."""
         self._history.add(step, metrics)
         begun = []
         for rule in RULES:
-            held = self._holds(rule.name)
+            held = self._holds(rule)
             seen = rule.check(self._history, self.config, self.context)
             if seen is not None:
                 self._quiet[rule.name] = 0
@@ -137,7 +139,7 @@ class Alarms:
 
     def scalars(self) -> dict[str, float]:
         """Return what is written with every step: nothing before the first alarm."""
-        holding = {name: float(self._holds(name)) for name in self._quiet}
+        holding = {r.name: float(self._holds(r)) for r in RULES if r.name in self._quiet}
         if not holding:
             return {}
         named = {f"health/alarm_{name}": value for name, value in holding.items()}

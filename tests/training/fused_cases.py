@@ -40,6 +40,11 @@ def parity(prompts, completions):
 def sometimes(prompts, completions):
     return jnp.where(completions.tokens[:, 0] % 4 == 0, jnp.nan, 1.0)
 
+@token_reward
+def flaky(prompts, completions):
+    even = completions.mask & (completions.tokens % 2 == 0)
+    return jnp.where(completions.tokens[:, 0] % 4 == 0, jnp.nan, even.sum(axis=1) / 3.0)
+
 def text(prompts, completions):
     return [0.0 for _ in completions]
 """
