@@ -18,6 +18,7 @@ from rljax.reporting.svg import Final
 from rljax.reporting.tables import NOTHING, Table, duration, interval, number
 
 LAST_SHARE = 0.1
+_BRANCHES = ("ppo.", "grpo.", "online_dpo.", "dpo.", "distill.", "sft.", "reward_model.")
 FINAL = (
     "eval/scores", "eval/kl", "eval/length", "objective/scores", "objective/kl",
     "completion/length", "objective/entropy", "eval/loss", "eval/perplexity", "train/loss",
@@ -60,8 +61,14 @@ def contents_of_runs(records: Sequence[RunRecord], title: str | None = None) -> 
     """Describe runs; those that differ in their seed only stand together."""
     groups = group_runs(records)
     finals = finals_of_runs(groups)
-    name = title or (records[0].name if len(records) == 1 else f"{len(records)} runs")
+    name = title or _title(groups)
     return _contents(name, groups, finals, results_of_runs(groups, finals), None, ())
+
+
+def _title(groups: Sequence[Group]) -> str:
+    """Name what is reported on by its groups, where they are few."""
+    joined = " and ".join(group.label for group in groups)
+    return joined if len(groups) <= 2 and len(joined) < 60 else f"{len(groups)} configurations"
 
 
 def contents_of_sweep(sweep: SweepRecord, title: str | None = None) -> Contents:
@@ -166,6 +173,9 @@ def results_of_runs(
         cells = [NOTHING if r is None else interval(r.mean, r.low, r.high) for r in by_tag]
         first = [changes[group.label] or NOTHING] if changed else []
         rows.append((group.label, *first, *cells))
+    if len(header) > len(rows) + 1:  # the longer side goes down the page
+        header, *turned = zip(header, *rows, strict=True)
+        header, rows = ("metric", *header[1:]), turned
     several = any(len(group.runs) > 1 for group in groups)
     note = "eval/* is the last evaluation; other values are means of the last tenth of the steps."
     note += " Brackets: 95% bootstrap intervals over seeds." if several else ""
@@ -258,13 +268,30 @@ def spell_value(value: Any) -> str:
     return str(value)
 
 
+def _comparable(flats: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Call the fields of different algorithms alike; which one it is becomes a field itself."""
+    found = [[name for name in _BRANCHES if any(n.startswith(name) for n in f)] for f in flats]
+    if len({tuple(names) for names in found}) < 2:
+        return list(flats)
+    made = []
+    for flat, names in zip(flats, found, strict=True):
+        start = names[0] if names else "algorithm."
+        made.append(
+            {"algorithm": start[:-1] if names else None}
+            | {
+                f"algorithm.{name.removeprefix(start)}" if name.startswith(start) else name: value
+                for name, value in flat.items()
+            }
+        )
+    return made
+
+
 def config_table(groups: Sequence[Group]) -> Table | None:
     """Make the table of the fields in which groups differ; None where there are none."""
-    firsts = [group.runs[0] for group in groups]
-    fields = differing(firsts, ignore=["seed"])
+    flats = _comparable([flat_config(group.runs[0]) for group in groups])
+    fields = differing(flats, ignore=["seed"])
     if len(groups) < 2 or not fields:
         return None
-    flats = [flat_config(run) for run in firsts]
     fields.sort(key=lambda field: sum(field not in flat for flat in flats))  # shared ones first
     rows = tuple(
         (field, *(spell_value(flat[field]) if field in flat else NOTHING for flat in flats))
@@ -273,7 +300,7 @@ def config_table(groups: Sequence[Group]) -> Table | None:
     header = ("field", *(group.label for group in groups))
     if len(groups) > len(fields):  # the longer side goes down the page
         header, *turned = zip(header, *rows, strict=True)
-        rows = tuple(turned)
+        header, rows = ("configuration", *header[1:]), tuple(turned)
     note = f"Only what differs, but for the seed; {NOTHING}: the config has no such field."
     return Table("Differences of the configs", header, rows, note, right=False)
 

@@ -169,7 +169,7 @@ def make_sections(groups: Sequence[Group], first: Sequence[str] = ()) -> list[Se
     made = []
     for title, names, is_open in (
         ("Main curves", main, True),
-        ("Health", health, False),
+        ("Health", health, True),
         *((title, names, False) for title, names in rest.items()),
     ):
         plots = tuple(plot for plot in (make_plot(groups, tag) for tag in names) if plot)

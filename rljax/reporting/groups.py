@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,8 +76,7 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
         key = json.dumps(flat, sort_keys=True, default=str) if flat else str(record.directory)
         alike.setdefault(key, []).append(record)
     groups = list(alike.values())
-    firsts = [runs[0] for runs in groups]
-    fields = differing(firsts, ignore=["seed"])
+    fields = differing([flat_config(runs[0]) for runs in groups], ignore=["seed"])
     labels = [_label(runs, fields) for runs in groups]
     told_apart = [
         _place(runs[0]) if labels.count(label) > 1 else label
@@ -93,7 +94,11 @@ def _label(runs: Sequence[RunRecord], fields: Sequence[str]) -> str:
         return runs[0].name
     flat = flat_config(runs[0])
     label = ", ".join(f"{name.rpartition('.')[2]}={flat[name]}" for name in fields if name in flat)
-    return label if 0 < len(label) <= _LONGEST else f"{runs[0].name} and {len(runs) - 1} more"
+    if 0 < len(label) <= _LONGEST:
+        return label
+    shared = os.path.commonprefix([run.name for run in runs])
+    shared = re.sub(r"[-_.]*(seed|s)?[-_.]*\d*$", "", shared)
+    return shared or f"{runs[0].name} and {len(runs) - 1} more"
 
 
 def groups_of_sweep(sweep: SweepRecord) -> list[Group]:

@@ -22,6 +22,12 @@ from rljax.reporting.samples import Pair, Samples
 from rljax.reporting.svg import Final, final_svg, plot_svg, style_of
 from rljax.reporting.tables import Table, number, table_html, table_markdown
 
+_TURNING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)
+_SPELT_OUT = (
+    {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
+    | {0x7F: 0x2421}
+    | {code: f"[U+{code:04X}]" for code in _TURNING}
+)
 SHOWN_PAIRS, SHOWN_FIELDS = 5, 12
 _FINALS = 8
 
@@ -32,12 +38,9 @@ def escape(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Replace control characters, which HTML drops or forbids, and halves of surrogate pairs."""
+    """Spell out characters that HTML drops, that turn the direction of text, or that are halves."""
     kept = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(
-        chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else "␡" if c == "\x7f" else c
-        for c in kept
-    )
+    return kept.translate(_SPELT_OUT)
 
 
 def embed(content: Any) -> str:
@@ -188,7 +191,12 @@ def _samples(samples: Samples) -> str:
     if rest:
         inner = _pairs_table(samples, rest, f"{caption}, continued")
         more = f"<details><summary>{len(rest)} more</summary>{inner}</details>"
-    return f'<div class="samples"><h3>{escape(caption)}</h3>{shown}{more}</div>'
+    changed = ""
+    if samples.compared:
+        changed = f"Other completions than before: {samples.changed} of {samples.compared} prompts"
+        changed += ", which stand first." if samples.changed else "."
+    note = f'<p class="note">{changed}</p>' if changed else ""
+    return f'<div class="samples"><h3>{escape(caption)}</h3>{note}{shown}{more}</div>'
 
 
 def _pairs_table(samples: Samples, pairs: Sequence[Pair], caption: str) -> str:

@@ -89,7 +89,7 @@ class Cost(NamedTuple):
     tokens: float
     """Tokens that were learnt from."""
     tokens_per_s: float
-    """tokens / seconds."""
+    """Of the median step."""
     step_s: float
     """The median step."""
     compile_s: float
@@ -185,13 +185,13 @@ def _cost(metrics: Mapping[str, Series]) -> Cost:
         return Cost(total, parts, nothing, nothing, nothing, nothing, count)
     per_step = np.sum([series.values for series in timed.values()], axis=0)
     seconds, median = float(np.sum(per_step)), float(np.median(per_step))
-    tokens = float("nan")
-    rate = metrics.get("perf/tokens_per_s")
-    if rate is not None and rate.values.size == per_step.size:
-        tokens = float(np.sum(rate.values * per_step))
+    tokens = rate = float("nan")
+    rates = metrics.get("perf/tokens_per_s")
+    if rates is not None and rates.values.size == per_step.size:
+        tokens, rate = float(np.sum(rates.values * per_step)), float(np.median(rates.values))
     later = float(np.median(per_step[1:])) if per_step.size > 1 else float("nan")
     compiling = float(per_step[0]) - later
-    return Cost(seconds, parts, tokens, tokens / seconds, median, compiling, count)
+    return Cost(seconds, parts, tokens, rate, median, compiling, count)
 
 
 def flat_config(record: RunRecord) -> dict[str, Any]:
@@ -200,12 +200,11 @@ def flat_config(record: RunRecord) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name != "workdir"}
 
 
-def differing(records: Sequence[RunRecord], ignore: Sequence[str] = ()) -> list[str]:
-    """List the config fields whose values are not the same in all runs, in the config's order.
+def differing(flats: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> list[str]:
+    """List the fields of flat configs whose values are not the same in all, in their order.
 
-    A field that only some configs have differs. ignore: fields left out, such as "seed".
+    A field that only some have differs. ignore: fields left out, such as "seed".
     """
-    flats = [flat_config(record) for record in records]
     names = dict.fromkeys(name for flat in flats for name in flat if name not in ignore)
     missing = object()
 

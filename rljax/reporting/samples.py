@@ -20,7 +20,8 @@ TOKENS = 60_000
 
 
 class Pair(NamedTuple):
-    """What one prompt got before and after training; numbers may be missing."""
+    """What one prompt got before and after training; numbers may be missing, and one of the texts,
+    where only one of the two steps drew the prompt."""
 
     prompt: str
     before: str
@@ -37,9 +38,12 @@ class Samples(NamedTuple):
     step_before: int
     step_after: int
     held_out: bool
-    """Whether they are the evaluation's, of the same prompts; else they are those of a batch, and
-    a prompt stands beside another one's completion only where both steps drew it."""
+    """Whether they are the evaluation's; else they are those of a batch."""
     pairs: tuple[Pair, ...]
+    """Prompts whose completions have changed come first."""
+    changed: int
+    """How many of `compared` prompts have another completion than before."""
+    compared: int
 
 
 def shortened(text: str) -> str:
@@ -63,11 +67,13 @@ def before_and_after(run: RunRecord, label: str) -> Samples | None:
         first, last = (_by_prompt(rows, step) for step in (steps[0], steps[-1]))
         both = [prompt for prompt in last if prompt in first]
         if both:
-            pairs = [_pair(prompt, first[prompt], last[prompt]) for prompt in both[:PAIRS]]
+            pairs = [_pair(prompt, first[prompt], last[prompt]) for prompt in both]
+            pairs = sorted(pairs, key=lambda pair: pair.before == pair.after)[:PAIRS]
         else:
             pairs = [_pair(prompt, row, None) for prompt, row in first.items()][: PAIRS // 4]
             pairs += [_pair(prompt, None, row) for prompt, row in last.items()][: PAIRS // 4]
-        return Samples(label, steps[0], steps[-1], held_out, tuple(pairs))
+        changed = sum(first[p].get("completion") != last[p].get("completion") for p in both)
+        return Samples(label, steps[0], steps[-1], held_out, tuple(pairs), changed, len(both))
     return None
 
 

@@ -54,21 +54,19 @@ def test_final_values_are_the_last_tenth_and_the_last_evaluation(records):
     assert final_value(records[1], "objective/scores") == 3.0  # steps 19 and 20
     assert final_value(records[0], "eval/scores") == pytest.approx(2.0)
     made = contents_of_runs(records)
-    assert made.results.header == (
-        "configuration", "held-out change", "eval/scores", "objective/scores", "train/loss"
+    assert made.results.header == ("metric", "clip_eps=0.2, steps=20", "sft")
+    assert made.results.rows == (
+        ("held-out change", "0.7 [0.2, 1.2]", "–"), ("eval/scores", "2.5 [2, 3]", "–"),
+        ("objective/scores", "2.5 [2, 3]", "–"), ("train/loss", "–", "2.5"),
     )  # fmt: skip
-    first, second = made.results.rows
-    assert first == (
-        "clip_eps=0.2, steps=20", "0.7 [0.2, 1.2]", "2.5 [2, 3]", "2.5 [2, 3]", "–"
-    )  # fmt: skip
-    assert second == ("sft", "–", "–", "–", "2.5")
 
 
 def test_only_what_differs_is_told_and_shared_fields_come_first(records):
     table = contents_of_runs(records).config
     assert table.header[0] == "field"
     assert table.rows == (
-        ("steps", "20", "1"), ("ppo.clip_eps", "0.2", "–"), ("sft.batch_size", "–", "4")
+        ("algorithm", "ppo", "sft"), ("steps", "20", "1"), ("algorithm.clip_eps", "0.2", "–"),
+        ("algorithm.batch_size", "–", "4"),
     )  # fmt: skip
     assert contents_of_runs(records[:2]).config is None
 

@@ -79,7 +79,7 @@ def test_what_is_asked_first_comes_first():
     found = [(s.title, [plot.tag for plot in s.plots], s.is_open) for s in sections]
     assert found == [
         ("Main curves", ["objective/scores", "objective/kl"], True),
-        ("Health", ["health/gap"], False),
+        ("Health", ["health/gap"], True),
         ("other", ["alone"], False),
         ("time", ["time/a_s"], False),
         ("value", ["value/loss"], False),

@@ -11,7 +11,7 @@ from rljax.reporting.page import embed, markdown, page, visible
 from rljax.reporting.runs import read_run
 from tests.reporting.fake_runs import write_run
 
-HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(1)">\x00\u2028"\'&'
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(1)">\x00\u2028\u202e"\'&'
 
 
 class Reader(HTMLParser):
@@ -78,6 +78,7 @@ def test_what_models_and_data_say_is_inert(hostile):
     assert names.count("script") == 2 and "img" not in names and "b" not in names
     assert not [a for _, a in reader.elements for key in a if key.startswith("on")]
     assert "alert(1)" in reader.text and "\x00" not in text and "␀" in reader.text
+    assert "\u202e" not in text and "[U+202E]" in reader.text  # which would turn what follows
     (policy,) = (a["content"] for _, a in reader.elements if "http-equiv" in a)
     assert "default-src 'none'" in policy and re.search(r"script-src 'sha256-[^']+';", policy)
     assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]

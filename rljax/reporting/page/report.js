@@ -159,7 +159,11 @@
   let current = 0;
 
   const chooseRun = () => {
-    fillRows(runs[Number(runSelect.value)].rows.map(nameOf));
+    const { rows } = runs[Number(runSelect.value)];
+    fillRows(rows.map(nameOf));
+    const last = rows[rows.length - 1].step;
+    const trained = rows.findIndex((row) => row.step === last && !row.held_out);
+    rowSelect.value = String(Math.max(0, trained));
     chooseRow();
   };
   const chooseRow = () => {
