@@ -9,11 +9,11 @@
     element.append(...children);
     return element;
   };
-  const spell = (x) => {
+  const spell = (x, digits = 4) => {
     if (x === null || x === undefined) return "–";
     const size = Math.abs(x);
     const text = size !== 0 && (size < 1e-3 || size >= 1e6)
-      ? x.toExponential(2) : String(Number(x.toPrecision(4)));
+      ? x.toExponential(digits - 2) : String(Number(x.toPrecision(digits)));
     return text.replace("-", "−");
   };
 
@@ -136,7 +136,7 @@
   choices.append(radios);
   const numbers = make("input", { type: "checkbox" });
   numbers.addEventListener("change", () => root.classList.toggle("numbers", numbers.checked));
-  const numbersLabel = make("label", { class: "choices" }, make("span", {}, numbers, " numbers"));
+  const numbersLabel = make("label", { class: "choices" }, numbers, "numbers");
   const prompt = make("p", { class: "prompt" });
   const gauge = make("div", { class: "gauge" });
   const text = make("div", { class: "text", role: "group", "aria-label": "Tokens of the completion" });
@@ -207,7 +207,7 @@
       span.classList.toggle("down", share > 0.15 && x < 0);
       span.style.background = share < 0.02 ? "" :
         `color-mix(in srgb, var(--${x > 0 ? "pos" : "neg"}) ${(share * 55).toFixed(0)}%, transparent)`;
-      span.lastChild.textContent = spell(x);
+      span.lastChild.textContent = spell(x, 3);
       span.setAttribute("aria-label", `${span.firstChild.textContent} ${view} ${spell(x)}`);
     });
     const mix = (name) => `color-mix(in srgb, var(--${name}) 55%, transparent)`;
