@@ -46,7 +46,7 @@ class Contents:
     claims: Table | None
     config: Table | None
     """What differs between the groups; None where nothing does, or there is one group."""
-    cost: Table
+    cost: Table | None
     samples: tuple[Samples, ...]
     tokens: tuple[dict[str, Any], ...]
 
@@ -101,20 +101,24 @@ def _contents(
         f"{len(records)} run{'s' * (len(records) != 1)}",
         f"{len(groups)} configuration{'s' * (len(groups) != 1)}",
         f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}" if seeds else "no seed",
-        f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps",
     ]
+    if steps:
+        between = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+        facts.append(f"{between} steps")
     if missing:
         facts.append(f"{len(missing)} missing: {', '.join(missing[:6])}")
     return Contents(
         title=title,
-        facts=" · ".join(facts),
+        facts=" · ".join(facts)
+        if records
+        else "The results that were kept; the runs are not here.",
         groups=tuple(groups),
         sections=tuple(make_sections(groups)),
         finals=tuple(finals),
         results=results,
         claims=claims,
         config=config_table(groups),
-        cost=cost_table(groups),
+        cost=cost_table(groups) if groups else None,
         samples=tuple(samples_of(groups)),
         tokens=tuple(token_runs(groups)),
     )

@@ -52,9 +52,13 @@ def write_figures(contents: Contents, folder: Path, kind: str) -> list[Path]:
                 for plot in section.plots:
                     made.append(_save(pyplot, _curves(pyplot, plot), folder, plot.tag, kind))
             for name, rows in contents.finals:
-                if len(contents.groups) > 1:
-                    figure = _finals(pyplot, name, rows)
+                if len(rows) > 1:
+                    figure, axes = pyplot.subplots(figsize=_final_size(rows), layout="constrained")
+                    _draw_finals(axes, name, rows)
                     made.append(_save(pyplot, figure, folder, f"final {name}", kind))
+            compared = [metric for metric in contents.finals if len(metric[1]) > 1]
+            if compared:
+                made.append(_save(pyplot, _overview(pyplot, compared), folder, "overview", kind))
     except OSError as error:
         raise UserError(f"plots cannot be written to {folder}: {error}") from error
     return made
@@ -86,9 +90,31 @@ def _curves(pyplot: Any, plot: Plot) -> Any:
     return figure
 
 
-def _finals(pyplot: Any, name: str, rows: Sequence[Final]) -> Any:
-    height = 0.7 + 0.28 * len(rows)
-    figure, axes = pyplot.subplots(figsize=(SIZE[0], height), layout="constrained")
+def _final_size(rows: Sequence[Final]) -> tuple[float, float]:
+    return SIZE[0], 0.7 + 0.28 * len(rows)
+
+
+def _overview(pyplot: Any, metrics: Sequence[tuple[str, Sequence[Final]]]) -> Any:
+    """Draw what the groups came to in all metrics, side by side."""
+    count = len(metrics)
+    columns = min(count, 3)
+    lines = -(-count // columns)
+    height = _final_size(max((rows for _, rows in metrics), key=len))[1]
+    figure, grid = pyplot.subplots(
+        lines, columns, figsize=(3.1 * columns, height * lines), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat[count:]:
+        axes.remove()
+    for place, (axes, (name, rows)) in enumerate(zip(grid.flat, metrics, strict=False)):
+        _draw_finals(axes, name, rows)
+        if place % columns:
+            axes.tick_params(
+                labelleft=[row.label for row in rows] != [r.label for r in metrics[0][1]]
+            )
+    return figure
+
+
+def _draw_finals(axes: Any, name: str, rows: Sequence[Final]) -> None:
     for index, row in enumerate(rows):
         colour = PALETTE[row.place % COLOURS]
         axes.plot(
@@ -100,7 +126,6 @@ def _finals(pyplot: Any, name: str, rows: Sequence[Final]) -> Any:
     axes.invert_yaxis()
     axes.margins(y=0.6 / max(len(rows), 1))
     axes.set_xlabel(_plain(name))
-    return figure
 
 
 def _plain(text: str) -> str:

@@ -13,6 +13,7 @@ from rljax.errors import UserError
 from rljax.reporting.runs import (
     CELLS,
     METRICS_FILE,
+    RESULTS_FILE,
     RunRecord,
     SweepRecord,
     differing,
@@ -37,8 +38,10 @@ class Group:
 
 
 def is_sweep(path: Path) -> bool:
-    """Say whether a directory is a sweep's."""
-    return (path / CELLS).is_dir()
+    """Say whether a directory is a sweep's, or holds its results."""
+    return (path / CELLS).is_dir() or (
+        (path / RESULTS_FILE).is_file() and not (path / METRICS_FILE).is_file()
+    )
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:

@@ -98,8 +98,10 @@ def page(contents: Contents) -> str:
 def _parts(contents: Contents) -> list[tuple[str, str]]:
     claims = "" if contents.claims is None else _claims(contents.claims)
     results = table_html(contents.results)
-    if len(contents.groups) > 1:
+    compared: Sequence[Any] = ()
+    if len(contents.groups) != 1:
         compared = [metric for metric in contents.finals if len(metric[1]) > 1][:_FINALS]
+    if compared:
         results += f'<div class="plots">{"".join(map(_final, compared))}</div>'
     config = "" if contents.config is None else _folded(contents.config, SHOWN_FIELDS)
     if contents.config is None and len(contents.groups) == 1:
@@ -107,11 +109,11 @@ def _parts(contents: Contents) -> list[tuple[str, str]]:
     return [
         ("Claims", claims),
         ("Results", results),
-        ("Curves", _curves(contents)),
+        ("Curves", _curves(contents) if contents.sections else ""),
         ("Completions", "".join(map(_samples, contents.samples))),
         ("Tokens", _tokens(contents.tokens)),
         ("Configuration", config + _whole_configs(contents)),
-        ("Cost", table_html(contents.cost)),
+        ("Cost", "" if contents.cost is None else table_html(contents.cost)),
     ]
 
 

@@ -235,12 +235,19 @@ class SweepRecord:
 def read_sweep(path: str | Path) -> SweepRecord:
     """Read a sweep's directory; cells that have not ended a step yet are listed as missing.
 
-    Raises UserError where there is no sweep, no cell has measured anything, or a file is broken.
+    Where only results.json is left, as where the results are kept in a repository, it alone is
+    read. Raises UserError where there is neither, no cell has measured anything, or a file is
+    broken.
     """
     directory = Path(path)
-    cells = directory / CELLS
+    cells, results = directory / CELLS, _read_object(directory / RESULTS_FILE)
     if not cells.is_dir():
-        raise UserError(f"{directory} holds no {CELLS}/: give the directory of a sweep")
+        if "metrics" in results and "arms" in results:
+            return SweepRecord(directory, {}, results, ())
+        raise UserError(
+            f"{directory} holds neither {CELLS}/ nor a sweep's {RESULTS_FILE}: give the directory "
+            "of a sweep"
+        )
     described = _read_object(directory / SWEEP_FILE)
     found = {folder.name: folder for folder in sorted(cells.iterdir()) if folder.is_dir()}
     order = [*described.get("arms", {}), *found]
@@ -259,7 +266,7 @@ def read_sweep(path: str | Path) -> SweepRecord:
             arms[arm] = tuple(runs)
     if not arms:
         raise UserError(f"{cells}: no cell has measured anything yet")
-    return SweepRecord(directory, arms, _read_object(directory / RESULTS_FILE), tuple(missing))
+    return SweepRecord(directory, arms, results, tuple(missing))
 
 
 def _by_seed(path: Path) -> tuple[int, str]:

@@ -34,7 +34,9 @@ def test_plots_for_papers(script, tmp_path, kind):
     for folder in ("one", "two"):
         script("report").main([*arguments, str(tmp_path / folder)])
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    assert {f"objective-scores.{kind}", f"final-objective-scores.{kind}"} <= names
+    assert {
+        f"{name}.{kind}" for name in ("objective-scores", "final-objective-scores", "overview")
+    } <= names
     start = {"svg": b"<?xml", "png": b"\x89PNG"}[kind]
     for name in names:
         content = (tmp_path / "one" / name).read_bytes()

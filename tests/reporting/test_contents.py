@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rljax.reporting.contents import contents_of_runs, contents_of_sweep, final_value
+from rljax.reporting.page import page
 from rljax.reporting.runs import read_run, read_sweep
 from rljax.reporting.tables import Table, duration, interval, number, table_markdown
 from tests.reporting.fake_runs import write_run
@@ -124,3 +125,13 @@ def test_markdown_shows_what_models_wrote_as_it_is(swept):
     assert table_markdown(wide).splitlines()[2:5] == [
         "| a | b |", "| --- | ---: |", "| x<br>y | 1.5 |"
     ]  # fmt: skip
+
+
+def test_results_that_were_kept_need_no_runs(swept, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "results.json").write_text((swept.directory / "results.json").read_text())
+    made = contents_of_sweep(read_sweep(kept))
+    assert made.results == contents_of_sweep(swept).results and made.claims is not None
+    assert made.cost is None and not made.sections and "runs are not here" in made.facts
+    assert "Claims" in page(made) and "<h2>Curves" not in page(made)

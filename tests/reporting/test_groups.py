@@ -63,7 +63,7 @@ def test_a_sweep_that_is_going_on_is_read(sweep):
 
 
 def test_what_is_no_sweep_is_said(sweep, tmp_path):
-    with pytest.raises(UserError, match="holds no cells/: give the directory of a sweep"):
+    with pytest.raises(UserError, match=r"holds neither cells/ nor a sweep's results.json"):
         read_sweep(sweep / "cells")
     (sweep / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"results.json is not JSON"):
