@@ -219,17 +219,14 @@ class SweepRecord:
     """What a sweep has written so far."""
 
     directory: Path
+    name: str
+    """The sweep's own name, or its directory's."""
     arms: dict[str, tuple[RunRecord, ...]]
     """The runs that have measured something, by arm, in the sweep's order, by seed."""
     results: dict[str, Any]
     """results.json: metrics by arm with intervals, and claims; empty while there is none."""
     missing: tuple[str, ...]
     """Cells that have measured nothing yet."""
-
-    @property
-    def name(self) -> str:
-        """The sweep's own name, or its directory's."""
-        return self.results.get("name") or self.directory.name
 
 
 def read_sweep(path: str | Path) -> SweepRecord:
@@ -243,7 +240,7 @@ def read_sweep(path: str | Path) -> SweepRecord:
     cells, results = directory / CELLS, _read_object(directory / RESULTS_FILE)
     if not cells.is_dir():
         if "metrics" in results and "arms" in results:
-            return SweepRecord(directory, {}, results, ())
+            return SweepRecord(directory, results.get("name", directory.name), {}, results, ())
         raise UserError(
             f"{directory} holds neither {CELLS}/ nor a sweep's {RESULTS_FILE}: give the directory "
             "of a sweep"
@@ -266,7 +263,8 @@ def read_sweep(path: str | Path) -> SweepRecord:
             arms[arm] = tuple(runs)
     if not arms:
         raise UserError(f"{cells}: no cell has measured anything yet")
-    return SweepRecord(directory, arms, results, tuple(missing))
+    name = described.get("name", directory.name)
+    return SweepRecord(directory, name, arms, results, tuple(missing))
 
 
 def _by_seed(path: Path) -> tuple[int, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from rljax.training.writer import escape_markdown
 
 NOTHING = "–"
+_PLAIN = re.compile(r"(?:[\w .,/=:()\[\]%+−–∞·✓✗⇄?-])*(?<!_)")
 
 
 class Table(NamedTuple):
@@ -89,7 +91,7 @@ def table_markdown(table: Table) -> str:
     """Spell a table as Markdown, with its title and note."""
     rule = "---:" if table.right else "---"
     lines = [f"## {escape_heading(table.title)}", ""]
-    lines.append("| " + " | ".join(escape_markdown(name) for name in table.header) + " |")
+    lines.append("| " + " | ".join(escape_cell(name) for name in table.header) + " |")
     lines.append("| " + " | ".join(["---", *[rule] * (len(table.header) - 1)]) + " |")
     lines += ["| " + " | ".join(escape_cell(cell) for cell in row) + " |" for row in table.rows]
     if table.note:
@@ -103,9 +105,8 @@ def escape_heading(text: str) -> str:
 
 
 def escape_cell(text: str) -> str:
-    """Escape what Markdown or HTML would read in a cell, and leave numbers as they are."""
-    plain = set("0123456789.,−+-–∞[] e%")
-    return text if set(text) <= plain and "](" not in text else escape_markdown(text)
+    """Escape what Markdown or HTML would read in a cell; leave numbers and plain names alone."""
+    return text if _PLAIN.fullmatch(text) and "](" not in text else escape_markdown(text)
 
 
 def ordered(names: Sequence[str], first: Sequence[str]) -> list[str]:

@@ -102,6 +102,7 @@ def swept(tmp_path):
         },
         "claims": [claim],
     }
+    (tmp_path / "sweep.json").write_text(json.dumps({"name": "pair", "arms": {"a": {}}}))
     (tmp_path / "results.json").write_text(json.dumps(results))
     return read_sweep(tmp_path)
 
@@ -121,9 +122,10 @@ def test_markdown_shows_what_models_wrote_as_it_is(swept):
     text = table_markdown(contents_of_sweep(swept).claims)
     row = next(line for line in text.splitlines() if "script" in line)
     assert "<script>" not in row and row.count("|") == 7
-    wide = Table("t", ("a", "b"), (("x\ny", "1.5"),), "note")
-    assert table_markdown(wide).splitlines()[2:5] == [
-        "| a | b |", "| --- | ---: |", "| x<br>y | 1.5 |"
+    wide = Table("t", ("held-out", "b|c"), (("x\ny", "1.5 [1, 2]"), ("_a_", "[b](c)")), "note")
+    assert table_markdown(wide).splitlines()[2:6] == [
+        "| held-out | b&#124;c |", "| --- | ---: |", "| x<br>y | 1.5 [1, 2] |",
+        "| &#95;a&#95; | &#91;b&#93;&#40;c&#41; |",
     ]  # fmt: skip
 
 
