@@ -2,7 +2,7 @@
 
     python experiments/benchmark_fused.py
     python experiments/benchmark_fused.py --batch 256 --new 8 --json numbers.json
-    XLA_FLAGS=--xla_force_host_platform_device_count=2 python experiments/benchmark_fused.py
+    python experiments/benchmark_fused.py --batch 16 --devices 2
 
 GRPO on sums with a token reward, on a model of random weights, whose completions seldom end early.
 The rows are measured in turn, round after round, so that a busy machine slows all of them:
@@ -10,7 +10,7 @@ The rows are measured in turn, round after round, so that a busy machine slows a
 loop       the functions of the unfused loop, called step by step, with the text reward on the host
 fused      the same steps as one program
 one by one all seeds, each by a call of the fused program of a whole run
-vmap, map  all seeds in one program, as one batch or one after the other; over the devices there are
+vmap, map  all seeds in one program, as one batch or one after the other; over `--devices`
 
 Writing metrics and checkpoints is in none of them. Times are medians after a warm-up round.
 """
@@ -43,6 +43,7 @@ from rljax.training.compilation import enable_compilation_cache
 from rljax.training.flags import plain_errors, validate
 from rljax.training.fused import batch_order, make_table
 from rljax.training.fused_runs import make_program, map_runs
+from rljax.training.mesh import MeshConfig, open_mesh
 from rljax.training.setup import OnPolicy
 from rljax.types import TrainState
 
@@ -61,6 +62,8 @@ class Benchmark:
     """Training steps of a run."""
     seeds: int = 8
     """Runs."""
+    devices: int = 1
+    """Devices that vmap and map share the seeds out to; a CPU is split into so many."""
     repeats: int = 5
     """Timed rounds."""
     cache: bool = True
@@ -70,9 +73,11 @@ class Benchmark:
 
     def validate(self) -> None:
         """Raise ValueError for sizes that mean nothing."""
-        require_positive(self, ("batch", "new", "steps", "seeds", "repeats"))
+        require_positive(self, ("batch", "new", "steps", "seeds", "devices", "repeats"))
         if self.batch % 16:
             raise ValueError(f"batch is {self.batch}; it must be a multiple of 16")
+        if self.seeds % self.devices:
+            raise ValueError(f"devices {self.devices} does not divide seeds {self.seeds}")
 
     def experiment(self, reward: str) -> GRPOExperiment:
         """Make the experiment that is measured."""
@@ -119,13 +124,12 @@ class Runs:
             {"seed": np.arange(flags.seeds, dtype=np.int32)},
             jax.tree.map(lambda *x: np.stack(x), *orders),
         )
-        self.devices = jax.device_count() if flags.seeds % jax.device_count() == 0 else 1
 
     def build(self, over: Any = None) -> tuple[Any, float]:
         """Compile the program of one run, or of all of them: it, and the seconds."""
         run = make_program(self.setup, self.flags.steps)
         arguments = self.one(0) if over is None else self.many
-        mapped = run if over is None else map_runs(run, over, self.devices)
+        mapped = run if over is None else map_runs(run, over, self.flags.devices)
         started = time.perf_counter()
         program = jax.jit(mapped).lower(*self.fixed, *arguments).compile()
         return program, time.perf_counter() - started
@@ -164,7 +168,7 @@ def measure(flags: Benchmark) -> dict[str, Any]:
     return {
         "flags": dataclasses.asdict(flags),
         "device": jax.devices()[0].device_kind,
-        "devices": runs.devices,
+        "devices": flags.devices,
         "cpus": os.cpu_count(),
         "jax": jax.__version__,
         "results": {
@@ -209,6 +213,7 @@ def main(argv: list[str] | None = None) -> None:
         validate(flags)
         if flags.cache:
             enable_compilation_cache()
+        open_mesh(MeshConfig(data=flags.devices))
         numbers = measure(flags)
         print_table(numbers)
         if flags.json is not None:

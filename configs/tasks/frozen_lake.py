@@ -3,7 +3,9 @@
 The start is what configs/tasks/frozen_lake_sft.py makes.
 
 Of 200 held-out boards random moves reach the goal on 0.010 [0.000, 0.025], the shortest way on all,
-in 6 moves; the demonstrations (of 2,500) on 0.421. This config was not run to its end yet.
+in 6 moves; the demonstrations (of 2,500) on 0.421. One seed at temperature 1: the start, made in
+202 s on 2 cores, on 0.080; 100 steps later (411 s) 0.140, KL 0.7 nats. Score +0.009 before, +0.097
+after, change +0.088 [+0.032, +0.144].
 
     python experiments/grpo.py --config configs/tasks/frozen_lake.py
 """

@@ -3,9 +3,9 @@
 The start is what configs/tasks/guess_number_sft.py makes.
 
 Of 200 held-out games random guesses win 0.145 [0.095, 0.195], halving the range all, in 4.2 turns;
-the demonstrations win 0.60. Measured only with a weaker start (demonstrations half at random, 200
-steps on a busy machine): won 0.155 before and 0.180 after 60 steps at 3e-4, change of the score
-+0.026 [-0.036, +0.088]: nothing that counts. This config was not run to its end yet.
+the demonstrations win 0.60. One seed at temperature 1: the start, made in 71 s on 2 cores, wins
+0.395 and answers with no number 0.185 times a game; 100 steps later (65 s) it is 0.525 and
+0.095, KL 0.8 nats. Score +0.376 before, +0.515 after, change +0.139 [+0.072, +0.210].
 
     python experiments/grpo.py --config configs/tasks/guess_number.py
 """

@@ -178,6 +178,7 @@ def _trunk(
     def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
         return block.apply({"params": gathered(layer_params, kind)}, x, rope, mask)
 
+    @jax.jit  # traced and differentiated once for all layers; the compiler takes it apart again
     def step(layer_params: Params, *inputs: Any) -> tuple[Any, LayerCache]:
         remat = settings.remat
         if remat == "none":
@@ -285,10 +286,13 @@ def _decode(
     ropes = {slides: tables(config, position, local=slides) for slides in set(config.slides)}
     block = Block(config, kind)
 
+    @jax.jit
+    def layer(layer_params: Params, *inputs: Any) -> Any:
+        return block.apply({"params": layer_params}, *inputs, method="decode")
+
     def step(layer_params: Params, x: Any, layer_cache: Any, slides: bool) -> Any:
         own, prompt = (layer_cache, None) if is_layer(layer_cache) else layer_cache
-        arguments = (x, ropes[slides], masks[slides], own, slot, prompt)
-        return block.apply({"params": layer_params}, *arguments, method="decode")
+        return layer(layer_params, x, ropes[slides], masks[slides], own, slot, prompt)
 
     x = embed(config, params, token, position, kind).T  # [D, B]
     read = cache

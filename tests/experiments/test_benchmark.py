@@ -138,6 +138,7 @@ def test_fused_training_is_measured(script, tmp_path, capsys, quick_programs):
 def test_what_cannot_be_measured_fused_is_said(fails):
     assert "batch is 8; it must be a multiple of 16" in fails("benchmark_fused", "--batch", 8)
     assert "repeats is 0" in fails("benchmark_fused", "--repeats", 0)
+    assert "devices 3 does not divide seeds 8" in fails("benchmark_fused", "--devices", 3)
 
 
 @pytest.mark.slow
