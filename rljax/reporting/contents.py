@@ -16,8 +16,10 @@ from rljax.reporting.samples import Samples, samples_of, token_runs
 from rljax.reporting.statistics import bootstrap_mean
 from rljax.reporting.svg import Final
 from rljax.reporting.tables import NOTHING, Table, duration, interval, number
+from rljax.training.alarm_rules import RULES
 
 LAST_SHARE = 0.1
+ALARM = "health/alarm_"
 _BRANCHES = ("ppo.", "grpo.", "online_dpo.", "dpo.", "distill.", "sft.", "reward_model.")
 FINAL = (
     "eval/scores", "eval/kl", "eval/length", "objective/scores", "objective/kl",
@@ -44,6 +46,8 @@ class Contents:
     """(metric, a row for each group)."""
     results: Table
     claims: Table | None
+    alarms: Table | None
+    """What runs said of themselves; None where nothing was wrong."""
     config: Table | None
     """What differs between the groups; None where nothing does, or there is one group."""
     cost: Table | None
@@ -53,7 +57,7 @@ class Contents:
     @property
     def tables(self) -> list[Table]:
         """The tables in the order of reading."""
-        found = (self.claims, self.results, self.config, self.cost)
+        found = (self.claims, self.results, self.alarms, self.config, self.cost)
         return [table for table in found if table is not None]
 
 
@@ -117,6 +121,7 @@ def _contents(
         finals=tuple(finals),
         results=results,
         claims=claims,
+        alarms=alarms_table(groups),
         config=config_table(groups),
         cost=cost_table(groups) if groups else None,
         samples=tuple(samples_of(groups)),
@@ -261,6 +266,33 @@ def claims_table(claims: Sequence[dict[str, Any]]) -> Table | None:
 
 
 # ------------------------------------------------------------------------------ The other tables
+
+
+def alarms_table(groups: Sequence[Group]) -> Table | None:
+    """Make the table of the alarms that runs raised; None where there were none."""
+    meanings = {rule.name: rule.means for rule in RULES}
+    rows = []
+    for group in groups:
+        tags = dict.fromkeys(tag for run in group.runs for tag in run.metrics)
+        for tag in (tag for tag in tags if tag.startswith(ALARM)):
+            held = [run.metrics[tag] for run in group.runs if tag in run.metrics]
+            steps = [series.steps[series.values > 0] for series in held]
+            steps = [found for found in steps if found.size]
+            if not steps:
+                continue
+            name = tag.removeprefix(ALARM)
+            rows.append(
+                (
+                    name.replace("_", " "),
+                    group.label,
+                    f"{len(steps)} of {len(group.runs)}",
+                    f"{min(int(found[0]) for found in steps):,}",
+                    f"{sum(found.size for found in steps):,}",
+                    meanings.get(name, NOTHING),
+                )
+            )
+    header = ("alarm", "configuration", "runs", "first step", "steps", "what it may mean")
+    return Table("Alarms", header, tuple(rows), right=False) if rows else None
 
 
 def spell_value(value: Any) -> str:

@@ -76,7 +76,11 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
     alike: dict[str, list[RunRecord]] = {}
     for record in records:
         flat = {name: value for name, value in flat_config(record).items() if name != "seed"}
-        key = json.dumps(flat, sort_keys=True, default=str) if flat else str(record.directory)
+        key = (
+            json.dumps(flat, sort_keys=True, default=str)
+            if record.config
+            else str(record.directory)
+        )
         alike.setdefault(key, []).append(record)
     groups = list(alike.values())
     fields = differing([flat_config(runs[0]) for runs in groups], ignore=["seed"])

@@ -109,6 +109,7 @@ def _parts(contents: Contents) -> list[tuple[str, str]]:
     return [
         ("Claims", claims),
         ("Results", results),
+        ("Alarms", "" if contents.alarms is None else _wide(contents.alarms)),
         ("Curves", _curves(contents) if contents.sections else ""),
         ("Completions", "".join(map(_samples, contents.samples))),
         ("Tokens", _tokens(contents.tokens)),
@@ -139,7 +140,12 @@ def _claims(table: Table) -> str:
         verdict = row[1].partition(" (")[0]
         counts[verdict] = counts.get(verdict, 0) + 1
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f'<p class="verdicts">{escape(said)}</p><div class="claims">{table_html(table)}</div>'
+    return f'<p class="verdicts">{escape(said)}</p>{_wide(table)}'
+
+
+def _wide(table: Table) -> str:
+    """Show a table that holds sentences."""
+    return f'<div class="sentences">{table_html(table)}</div>'
 
 
 def _legend(contents: Contents) -> str:

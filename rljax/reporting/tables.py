@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rljax.training.writer import escape_markdown
 
 NOTHING = "–"
-_PLAIN = re.compile(r"(?:[\w .,/=:()\[\]%+−–∞·✓✗⇄?-])*(?<!_)")
+_PLAIN = re.compile(r"(?:[^\W_]|(?<=[^\W_])_(?=[^\W_])|[ .,/=:()\[\]%+−–∞·✓✗⇄?-])*")
 
 
 class Table(NamedTuple):

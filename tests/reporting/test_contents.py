@@ -81,6 +81,19 @@ def test_the_cost_is_the_mean_over_runs(records):
     assert dict(zip(header, other, strict=True))["steps took"] == "–"
 
 
+def test_alarms_are_told_with_when_and_what_they_may_mean(tmp_path):
+    for seed in (0, 1):
+        rows = {
+            step: {"health/alarm_truncated": float(seed and step in (3, 4)), "health/alarms": 1.0}
+            for step in (1, 2, 3, 4)
+        }
+        write_run(tmp_path / f"a-{seed}", seed=seed, rows=rows)
+    records = [read_run(tmp_path / f"a-{seed}") for seed in (0, 1)]
+    ((*told, meaning),) = contents_of_runs(records).alarms.rows
+    assert told == ["truncated", "a", "1 of 2", "3", "2"] and "too little room" in meaning
+    assert contents_of_runs(records[:1]).alarms is None
+
+
 @pytest.fixture
 def swept(tmp_path):
     for arm in ("a", "b"):
@@ -122,10 +135,10 @@ def test_markdown_shows_what_models_wrote_as_it_is(swept):
     text = table_markdown(contents_of_sweep(swept).claims)
     row = next(line for line in text.splitlines() if "script" in line)
     assert "<script>" not in row and row.count("|") == 7
-    wide = Table("t", ("held-out", "b|c"), (("x\ny", "1.5 [1, 2]"), ("_a_", "[b](c)")), "note")
+    wide = Table("t", ("held-out", "b|c"), (("x\ny", "1.5 [1, 2]"), ("_a_ b", "[b](c)")), "note")
     assert table_markdown(wide).splitlines()[2:6] == [
         "| held-out | b&#124;c |", "| --- | ---: |", "| x<br>y | 1.5 [1, 2] |",
-        "| &#95;a&#95; | &#91;b&#93;&#40;c&#41; |",
+        "| &#95;a&#95; b | &#91;b&#93;&#40;c&#41; |",
     ]  # fmt: skip
 
 
