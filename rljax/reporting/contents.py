@@ -234,7 +234,7 @@ def results_of_sweep(arms: Sequence[str], judged: dict[str, Any]) -> Table:
         for by_arm in judged.values():
             one = by_arm.get(arm, {})
             mean = interval(one.get("mean"), one.get("mean_low"), one.get("mean_high"))
-            several = len([v for v in one.get("values", []) if v is not None]) > 2
+            several = len([v for v in one.get("values", []) if v is not None]) > 3
             cells.append(mean + (f" · IQM {number(one.get('iqm'))}" if several else ""))
         rows.append((arm, *cells))
     note = "Means over seeds with 95% bootstrap intervals; IQM: the mean of the middle half."

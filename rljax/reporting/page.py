@@ -137,7 +137,7 @@ def _folded(table: Table, count: int) -> str:
 def _claims(table: Table) -> str:
     counts: dict[str, int] = {}
     for row in table.rows:
-        verdict = row[1].partition(" (")[0]
+        verdict = row[1].partition(" (")[0].partition(" ")[2]
         counts[verdict] = counts.get(verdict, 0) + 1
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     return f'<p class="verdicts">{escape(said)}</p>{_wide(table)}'
@@ -162,7 +162,7 @@ def _legend(contents: Contents) -> str:
 
 def _curves(contents: Contents) -> str:
     bands = {curve.band for s in contents.sections for plot in s.plots for curve in plot.curves}
-    notes = []
+    notes = ["Over training steps."]
     if "seeds" in bands:
         notes.append("Bands are 95% bootstrap intervals of the mean over seeds.")
     if "range" in bands:

@@ -68,6 +68,7 @@ def duration(seconds: float) -> str:
 def table_html(table: Table) -> str:
     """Spell a table as HTML, in a box that scrolls by itself where it is too wide."""
     number_class = ' class="num"' if table.right else ""
+    labels = [html.escape(name, quote=True) for name in table.header[1:]]
     head = "".join(
         f'<th scope="col"{number_class if place else ""}>{html.escape(name)}</th>'
         for place, name in enumerate(table.header)
@@ -75,7 +76,10 @@ def table_html(table: Table) -> str:
     body = "".join(
         "<tr>"
         + f'<th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td{number_class}>{html.escape(cell)}</td>" for cell in row[1:])
+        + "".join(
+            f'<td{number_class} data-label="{name}">{html.escape(cell)}</td>'
+            for name, cell in zip(labels, row[1:], strict=True)
+        )
         + "</tr>"
         for row in table.rows
     )

@@ -109,7 +109,7 @@ def swept(tmp_path):
         "arms": {"a": {}, "b": {}},
         "metrics": {
             "score": {
-                "a": {"values": [0.5, 1.0, 1.5], **bounds},
+                "a": {"values": [0.5, 0.5, 1.5, 1.5], **bounds},
                 "b": {"values": [None], "mean": None, "mean_low": None, "mean_high": None},
             }
         },
