@@ -28,7 +28,9 @@ _SPELT_OUT = (
     | {0x7F: 0x2421}
     | {code: f"[U+{code:04X}]" for code in _TURNING}
 )
-SHOWN_PAIRS, SHOWN_FIELDS = 5, 12
+SHOWN_PAIRS, SHOWN_FIELDS, SHOWN_GROUPS = 5, 12, 3
+MANY = 6
+"""Lines beyond which their bands are drawn fainter."""
 _FINALS = 8
 
 
@@ -111,7 +113,7 @@ def _parts(contents: Contents) -> list[tuple[str, str]]:
         ("Results", results),
         ("Alarms", "" if contents.alarms is None else _wide(contents.alarms)),
         ("Curves", _curves(contents) if contents.sections else ""),
-        ("Completions", "".join(map(_samples, contents.samples))),
+        ("Completions", _completions(contents.samples)),
         ("Tokens", _tokens(contents.tokens)),
         ("Configuration", config + _whole_configs(contents)),
         ("Cost", "" if contents.cost is None else table_html(contents.cost)),
@@ -157,7 +159,11 @@ def _legend(contents: Contents) -> str:
         f'd="M1,5H27"/></svg>{escape(group.label)}</label>'
         for place, group in enumerate(contents.groups)
     )
-    return f'<fieldset class="legend"><legend>Shown lines</legend>{items}</fieldset>'
+    buttons = "".join(
+        f'<button type="button" data-all="{state}">{name}</button>'
+        for state, name in (("1", "all"), ("", "none"))
+    )
+    return f'<fieldset class="legend"><legend>Shown lines</legend>{items}{buttons}</fieldset>'
 
 
 def _curves(contents: Contents) -> str:
@@ -169,6 +175,8 @@ def _curves(contents: Contents) -> str:
         notes.append("Bands of single runs are the range within a bin of steps.")
     notes.append("Arrow keys move along a focused plot.")
     made = "".join(_section(section) for section in contents.sections)
+    if len(contents.groups) > MANY:
+        made = f'<div class="many">{made}</div>'
     return f'{_legend(contents)}<p class="note">{" ".join(notes)}</p>{made}'
 
 
@@ -188,6 +196,16 @@ def _plot(plot: Plot) -> str:
         f'<figure class="plot curves" tabindex="0"><figcaption>{escape(plot.tag)}{odd}</figcaption>'
         f"{plot_svg(plot)}</figure>"
     )
+
+
+def _completions(samples: Sequence[Samples]) -> str:
+    """Show the completions of a few groups, and those of the others behind a fold."""
+    shown = "".join(map(_samples, samples[:SHOWN_GROUPS]))
+    rest = samples[SHOWN_GROUPS:]
+    if not rest:
+        return shown
+    more = "".join(map(_samples, rest))
+    return f"{shown}<details><summary>{len(rest)} more configurations</summary>{more}</details>"
 
 
 def _samples(samples: Samples) -> str:
@@ -258,6 +276,8 @@ def _whole_configs(contents: Contents) -> str:
             f"<details><summary>Config of {escape(group.label)}</summary>"
             f'<pre tabindex="0">{escape(lines)}</pre></details>'
         )
+    if len(made) > 1:
+        return f"<details><summary>Whole configs</summary>{''.join(made)}</details>"
     return "".join(made)
 
 

@@ -247,7 +247,7 @@ def read_sweep(path: str | Path) -> SweepRecord:
         )
     described = _read_object(directory / SWEEP_FILE)
     found = {folder.name: folder for folder in sorted(cells.iterdir()) if folder.is_dir()}
-    order = [*described.get("arms", {}), *found]
+    order = [*described.get("arms", {}), *results.get("arms", {}), *found]
     arms: dict[str, tuple[RunRecord, ...]] = {}
     missing = []
     for arm in dict.fromkeys(order):
@@ -263,7 +263,7 @@ def read_sweep(path: str | Path) -> SweepRecord:
             arms[arm] = tuple(runs)
     if not arms:
         raise UserError(f"{cells}: no cell has measured anything yet")
-    name = described.get("name", directory.name)
+    name = described.get("name") or results.get("name", directory.name)
     return SweepRecord(directory, name, arms, results, tuple(missing))
 
 

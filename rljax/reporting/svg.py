@@ -19,6 +19,8 @@ DASHES = ("", "7 3", "2 2.5", "9 3 2 3")
 """Of group i the colour i modulo `COLOURS` and the dash i modulo 4, so that no two of 8 differ in
 colour only; a second round of colours has other dashes."""
 ROW = 22.0
+BESIDE, LONGEST = 16, 54
+"""Characters of a name that stands beside its row, and of one above it."""
 
 
 def dash_of(place: int) -> str:
@@ -149,11 +151,15 @@ class Final(NamedTuple):
 
 
 def final_svg(name: str, rows: Sequence[Final]) -> str:
-    """Draw a row for each group: its seeds, their mean, and the mean's 95% interval."""
-    height = TOP + ROW * len(rows) + BOTTOM
+    """Draw a row for each group: its seeds, their mean, and the mean's 95% interval.
+
+    Names stand beside their rows, or above them where one of them is long.
+    """
+    above = max(len(row.label) for row in rows) > BESIDE
+    pitch, left = (ROW + 12, 12.0) if above else (ROW, 124.0)
+    height = TOP + pitch * len(rows) + BOTTOM
     low = min(min(row.low, float(row.values.min())) for row in rows)
     high = max(max(row.high, float(row.values.max())) for row in rows)
-    left = 124.0
     x = Scale(*widened(low, high), left, WIDTH - RIGHT)
     parts = []
     for tick in nice_ticks(x.low, x.high):
@@ -161,11 +167,16 @@ def final_svg(name: str, rows: Sequence[Final]) -> str:
         parts.append(f'<path class="grid" d="M{at:.1f},{TOP}V{height - BOTTOM:.0f}"/>')
         parts.append(f'<text x="{at:.1f}" y="{height - 8}" class="mid">{number(tick)}</text>')
     for index, row in enumerate(rows):
-        middle = TOP + ROW * (index + 0.5)
+        middle = TOP + pitch * (index + 1) - ROW / 2
         colour = f"c{row.place % COLOURS}"
-        shown = row.label if len(row.label) <= 19 else row.label[:18] + "…"
+        shown = row.label if len(row.label) <= LONGEST else row.label[: LONGEST - 1] + "…"
         name_of = f"{html.escape(shown)}<title>{html.escape(row.label)}</title>"
-        parts.append(f'<text x="{left - 8}" y="{middle + 3.5:.1f}" class="end">{name_of}</text>')
+        where = (
+            f'x="{left}" y="{middle - 12:.1f}"'
+            if above
+            else (f'x="{left - 8}" y="{middle + 3.5:.1f}" class="end"')
+        )
+        parts.append(f"<text {where}>{name_of}</text>")
         seeds, (start, end, mean) = x(row.values), x(np.array([row.low, row.high, row.mean]))
         parts += [
             f'<circle class="seed {colour}" cx="{at:.1f}" cy="{middle:.1f}" r="2.5"/>'

@@ -77,4 +77,6 @@ def test_names_and_descriptions_are_escaped():
         "<script" not in text and "a&lt;b by training step: &quot;&gt;&lt;script&gt; ends" in text
     )
     row = Final('<i>"', 0, np.array([1.0]), 1.0, 1.0, 1.0)
+    long = row._replace(label="n" * 80)
+    assert "n" * 53 + "…" in final_svg("u", [long]) and 'class="end"' not in final_svg("u", [long])
     assert "<i>" not in final_svg("<u>", [row]) and "<u>" not in final_svg("<u>", [row])

@@ -18,7 +18,16 @@
   };
 
   // ---- Curves: which lines are shown, and what they are at a step
-  for (const box of document.querySelectorAll("[data-toggle]")) {
+  const boxes = document.querySelectorAll("[data-toggle]");
+  for (const button of document.querySelectorAll("[data-all]")) {
+    button.addEventListener("click", () => {
+      for (const box of boxes) {
+        box.checked = button.dataset.all === "1";
+        box.dispatchEvent(new Event("change"));
+      }
+    });
+  }
+  for (const box of boxes) {
     box.addEventListener("change", () => {
       for (const line of document.querySelectorAll(`g[data-group="${box.dataset.toggle}"]`)) {
         line.style.display = box.checked ? "" : "none";
