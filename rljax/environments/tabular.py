@@ -167,7 +167,8 @@ class World:
     def log_probs(self, table: jax.Array) -> jax.Array:
         """Compute log pi of all completions [N]; differentiable."""
         log_policy = jax.nn.log_softmax(table)
-        nodes = self.tree.prefixes(jnp.asarray(self.tokens))
+        with jax.ensure_compile_time_eval():
+            nodes = np.asarray(self.tree.prefixes(jnp.asarray(self.tokens)))
         return jnp.sum(jnp.where(self.tree.mask, log_policy[nodes, self.tokens], 0), axis=1)
 
     def exact(self, table: jax.Array) -> Exact:

@@ -355,30 +355,56 @@ def log_probs_of(world: World, table: jax.Array) -> np.ndarray:
     return np.sum(log_policy[nodes, world.tokens], axis=1)
 
 
+def train_table(config: EnumerableExperiment) -> tuple[jax.Array, dict[str, np.ndarray]]:
+    """Train a table: the last one [S, V], and metrics of every line [lines].
+
+    Raises ValueError for an impossible config, and for best_of_n, which trains none.
+    """
+    config.validate()
+    if config.method == "best_of_n":
+        raise ValueError("method best_of_n trains no table")
+    world = world_of(config)
+    static, numbers = split_numbers(config)
+    program = _program(dataclasses.replace(static, reward_scale=1.0))
+    key = jax.random.key(config.seed)
+    table, metrics = program(world.reference, world.rewards, key, numbers)
+    return table, jax.device_get(metrics)
+
+
 def train(config: EnumerableExperiment) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Run a config: log-probabilities [N] in the end, and metrics of every line."""
+    """Run a config: log-probabilities [N] in the end, and metrics of every line [lines].
+
+    Raises ValueError for an impossible config.
+    """
     config.validate()
     world = world_of(config)
     if config.method == "best_of_n":
         log_reference, rewards = reference_of(world)
         return frontier.best_of_n(log_reference, rewards, config.best_of), {}
-    static, numbers = split_numbers(config)
-    program = _program(dataclasses.replace(static, reward_scale=1.0))
-    key = jax.random.key(config.seed)
-    table, metrics = program(world.reference, world.rewards, key, numbers)
-    return log_probs_of(world, table), jax.device_get(metrics)
+    table, metrics = train_table(config)
+    return log_probs_of(world, table), metrics
 
 
-def run_enumerable(
-    config: EnumerableExperiment, run_dir: str | Path, extra: dict[str, float] | None = None
-) -> None:
-    """Train, and write the run's metrics; extra: further numbers of the last step.
+def run_enumerable(config: EnumerableExperiment, run_dir: str | Path) -> None:
+    """Train, and write the run's metrics: the program of a sweep.
 
     Raises ValueError for an impossible config.
     """
     log_policy, metrics = train(config)
-    last = final_numbers(config, world_of(config), log_policy) | (extra or {})
-    rows = [{k: v[i] for k, v in metrics.items()} for i in range(config.lines if metrics else 1)]
+    write_run(config, run_dir, metrics, final_numbers(config, world_of(config), log_policy))
+
+
+def write_run(
+    config: EnumerableExperiment,
+    run_dir: str | Path,
+    metrics: dict[str, np.ndarray],
+    last: dict[str, float],
+) -> None:
+    """Write metrics.jsonl: a line for each of `metrics` [lines], and `last` with the last step."""
+    rows: list[dict[str, Any]] = [
+        {name: values[i] for name, values in metrics.items()} for i in range(config.lines)
+    ]
+    rows = rows if metrics else [{}]
     rows[-1] |= last
     first = config.steps - (len(rows) - 1) * config.log_every
     with MetricsWriter(run_dir) as writer:
