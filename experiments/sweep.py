@@ -16,6 +16,7 @@ import dataclasses
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -36,13 +37,14 @@ from rljax.experiment import (
 )
 from rljax.sweeps.board import write_overview
 from rljax.sweeps.cells import SweepRuns, Task
+from rljax.sweeps.fused import GroupRun, groups
 from rljax.sweeps.pool import worker_command
 from rljax.sweeps.results import markdown, write_results
 from rljax.sweeps.runner import Failed, Runner, locked, stopping_on_signals
 from rljax.sweeps.show import Board, plan_lines
 from rljax.sweeps.slurm import submission
 from rljax.sweeps.spec import Sweep, load_sweep
-from rljax.sweeps.worker import find_program, make_run, serve
+from rljax.sweeps.worker import Answer, find_program, make_run, serve
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.errors import ConfigError
 from rljax.training.flags import plain_errors, validate
@@ -78,6 +80,9 @@ class SweepFlags:
     """Only these arms."""
     seeds: tuple[int, ...] = ()
     """These seeds in place of the sweep's."""
+    fuse: int = 64
+    """At most so many runs as one compiled program, where the reward judges tokens and the runs
+    differ in seeds and numbers only; 0: each by itself."""
     dry_run: bool = False
     """Check every config and say what would be run; start nothing."""
     slurm: str | None = None
@@ -91,6 +96,8 @@ class SweepFlags:
     def validate(self) -> None:
         """Raise ValueError for what cannot be."""
         require_positive(self, ("jobs",))
+        if self.fuse < 0:
+            raise ValueError(f"fuse is {self.fuse}; it must be at least 0")
 
     @property
     def directory(self) -> Path:
@@ -154,11 +161,20 @@ def launch(task: Task, config_file: Path) -> None:
             raise UserError(str(stop.__cause__ or stop)) from stop
 
 
+def make_runs(runs: SweepRuns, names: Sequence[str]) -> Answer:
+    """Make a stage or a cell, or the missing cells of those that are one program."""
+    if len(names) == 1:
+        return {"done": {names[0]: make_run(runs, names[0], launch)}}
+    group = GroupRun(runs, names)
+    group.make()
+    return {"done": group.done, "stopped": group.stopped, "failed": group.failed}
+
+
 def make_part(runs: SweepRuns, part: str) -> None:
     """Make the stages, one run, or the results, in this process."""
     if part == "worker":
         enable_compilation_cache()
-        serve(runs, launch)
+        serve(runs, lambda names: make_runs(runs, names))
     elif part == "stages":
         for name in runs.missing(runs.stages):
             make_run(runs, name, launch)
@@ -210,7 +226,7 @@ def run_all(flags: SweepFlags, runs: SweepRuns) -> None:
     command = worker_command(os.path.abspath(__file__), flags.arguments)
     failure = None
     with Board(runs, flags.jobs) as board:
-        runner = Runner(runs, command, flags.jobs, board)
+        runner = Runner(runs, command, flags.jobs, board, groups(runs, flags.fuse))
         try:
             with stopping_on_signals(runner):
                 runner.make_all()

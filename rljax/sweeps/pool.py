@@ -8,13 +8,12 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
 
 class Worker:
-    """One process that makes runs, one at a time."""
+    """One process that makes runs: one at a time, or several as one program."""
 
     def __init__(self, command: Sequence[str], heard: queue.Queue[tuple[Worker, Any]]) -> None:
         self._process = subprocess.Popen(
@@ -25,10 +24,8 @@ class Worker:
             text=True,
         )
         self._heard = heard
-        self.run: str | None = None
-        """What it is making."""
-        self.since = 0.0
-        """When it began, on the monotonic clock."""
+        self.order: tuple[str, ...] | None = None
+        """The runs that it is making."""
         self._errors: list[str] = []
         threading.Thread(target=self._read_errors, daemon=True).start()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -45,11 +42,11 @@ class Worker:
         self._process.wait()
         self._heard.put((self, None))
 
-    def start(self, name: str) -> None:
-        """Ask for a run."""
+    def start(self, order: tuple[str, ...]) -> None:
+        """Ask for runs."""
         assert self._process.stdin is not None
-        self.run, self.since = name, time.monotonic()
-        self._process.stdin.write(json.dumps(name) + "\n")
+        self.order = order
+        self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
 
     @property
@@ -61,12 +58,12 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Ask it to save and end its run."""
+        """Ask it to save and end its runs."""
         if self._process.poll() is None:
             self._process.terminate()
 
     def close(self, patience_s: float = 10.0) -> None:
-        """Let it end: at once where it makes a run."""
+        """Let it end: at once where it makes runs."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

@@ -14,6 +14,7 @@ from rljax.errors import UserError
 from rljax.sweeps.cells import LOG_FILE, SweepRuns
 from rljax.sweeps.pool import Worker
 from rljax.sweeps.show import Board
+from rljax.sweeps.worker import Answer
 from rljax.training.errors import RunInUse
 
 _POLL_S = 0.5
@@ -31,10 +32,19 @@ class Runner:
       command: what starts a worker.
       jobs: workers at a time.
       board: where it is shown.
+      together: all cells, those together that one program makes.
     """
 
-    def __init__(self, runs: SweepRuns, command: Sequence[str], jobs: int, board: Board) -> None:
+    def __init__(
+        self,
+        runs: SweepRuns,
+        command: Sequence[str],
+        jobs: int,
+        board: Board,
+        together: Sequence[tuple[str, ...]],
+    ) -> None:
         self.runs, self.command, self.jobs, self.board = runs, list(command), jobs, board
+        self.together = together
         self.failed: dict[str, str] = {}
         self.stopping = False
         self._workers: list[Worker] = []
@@ -48,9 +58,9 @@ class Runner:
         """
         try:
             for name in self.runs.missing(self.runs.stages):
-                self._make([name], 1)
+                self._make([(name,)], 1)
                 self._raise_failures()
-            self._make(self.runs.missing(self.runs.cells), self.jobs)
+            self._make([group for group in self.together if self.runs.missing(group)], self.jobs)
         finally:
             for worker in self._workers:
                 worker.close()
@@ -74,10 +84,10 @@ class Runner:
             "The same command tries them again"
         )
 
-    def _make(self, names: list[str], jobs: int) -> None:
-        """Make some runs, `jobs` at a time."""
-        waiting = list(names)
-        while waiting or any(worker.run for worker in self._workers):
+    def _make(self, orders: Sequence[tuple[str, ...]], jobs: int) -> None:
+        """Make some runs, with `jobs` workers at a time."""
+        waiting = list(orders)
+        while waiting or any(worker.order for worker in self._workers):
             if self.stopping:
                 waiting = []
             self._hand_out(waiting, jobs)
@@ -89,34 +99,33 @@ class Runner:
             self._note(worker, answer)
             self.board.refresh()
 
-    def _hand_out(self, waiting: list[str], jobs: int) -> None:
-        while waiting and sum(worker.run is not None for worker in self._workers) < jobs:
-            idle = next((worker for worker in self._workers if worker.run is None), None)
+    def _hand_out(self, waiting: list[tuple[str, ...]], jobs: int) -> None:
+        while waiting and sum(worker.order is not None for worker in self._workers) < jobs:
+            idle = next((worker for worker in self._workers if worker.order is None), None)
             if idle is None:
                 idle = Worker(self.command, self._heard)
                 self._workers.append(idle)
-            name = waiting.pop(0)
-            self.board.begin(name)
+            order = waiting.pop(0)
+            for name in self.runs.missing(order):
+                self.board.begin(name)
             with suppress(BrokenPipeError):  # where it has ended already, that is heard next
-                idle.start(name)
+                idle.start(order)
 
-    def _note(self, worker: Worker, answer: Any) -> None:
+    def _note(self, worker: Worker, answer: Answer | None) -> None:
         """Take what a worker says; None: it has ended."""
-        name = worker.run
-        worker.run = None
+        order = worker.order or ()
+        worker.order = None
         if answer is None:
             self._workers.remove(worker)
-            if name is not None:
-                self._fail(name, "stopped" if self.stopping else worker.last_words)
-        elif name is not None and "seconds" in answer:
-            self.board.end(name, answer["seconds"])
-        elif name is not None:
-            self._fail(name, answer.get("error") or answer["stopped"], "stopped" in answer)
-
-    def _fail(self, name: str, reason: str, stopped: bool = False) -> None:
-        self.board.fail(name, reason)
-        if not (stopped and self.stopping):
-            self.failed[name] = reason
+            reason = "stopped" if self.stopping else worker.last_words
+            answer = {"failed": dict.fromkeys(self.runs.missing(order), reason)}
+        for name, seconds in answer.get("done", {}).items():
+            self.board.end(name, seconds)
+        for kind in ("stopped", "failed"):
+            for name, reason in answer.get(kind, {}).items():
+                self.board.fail(name, reason)
+                if not self.stopping:
+                    self.failed[name] = reason
 
 
 @contextmanager

@@ -172,29 +172,45 @@ class Fused:
     """The fused program of a run, and what the host does after it."""
 
     def __init__(self, setup: OnPolicy) -> None:
-        config, task = setup.config, setup.task
-        self.table = make_table(
-            task.train, pad_id=setup.pretrained.pad_token_id, multiple=config.prompt_multiple
-        )
-
-        def keep(metrics: Metrics, batch: Batch) -> Record:
-            shown = jax.tree.map(lambda x: x[: config.log_completions], batch.rollout)
-            lengths = jnp.sum(batch.rollout.completions.mask, axis=1)
-            shown = shown._replace(mask_hidden=None)
-            return Record(metrics, batch.scores, batch.components, lengths, shown)
+        self.table = self.make_table(setup)
 
         def run(
             table: Table, state: TrainState, first: jax.Array, count: jax.Array, order: Order
         ) -> tuple[TrainState, Record]:
-            def step(state: TrainState, *arguments: jax.Array) -> tuple[TrainState, Record]:
-                state, metrics, batch = train_step(setup, table, state, *arguments)
-                return state, keep(metrics, batch)
-
-            return loop_steps(step, state, first, count, order)
+            return self.steps(setup, table, state, first, count, order)
 
         # not donated: the state from before is what a chunk that fails is saved as
         outputs = setup.placement.outputs(setup.state_shapes, rest=True)
         self._run = setup.placement.jit(run, **outputs)
+
+    @staticmethod
+    def make_table(setup: OnPolicy) -> Table:
+        """Put the prompts to train on on the device."""
+        pad, multiple = setup.pretrained.pad_token_id, setup.config.prompt_multiple
+        return make_table(setup.task.train, pad_id=pad, multiple=multiple)
+
+    @staticmethod
+    def steps(
+        setup: OnPolicy,
+        table: Table,
+        state: TrainState,
+        first: jax.Array,
+        count: jax.Array,
+        order: Order,
+    ) -> tuple[TrainState, Record]:
+        """Train for `count` steps from `first` on: a pure function of arrays."""
+
+        def keep(metrics: Metrics, batch: Batch) -> Record:
+            shown = jax.tree.map(lambda x: x[: setup.config.log_completions], batch.rollout)
+            lengths = jnp.sum(batch.rollout.completions.mask, axis=1)
+            shown = shown._replace(mask_hidden=None)
+            return Record(metrics, batch.scores, batch.components, lengths, shown)
+
+        def step(state: TrainState, *arguments: jax.Array) -> tuple[TrainState, Record]:
+            state, metrics, batch = train_step(setup, table, state, *arguments)
+            return state, keep(metrics, batch)
+
+        return loop_steps(step, state, first, count, order)
 
     def advance(
         self, setup: OnPolicy, state: TrainState, step: int, writer: MetricsWriter, *, first: bool

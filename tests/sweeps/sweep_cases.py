@@ -61,6 +61,7 @@ from dataclasses import replace
 from configs.grpo_sorting import variants
 from rljax.sweeps.spec import Claim, Sweep, grid, last
 
+task = variants["smoke"].task
 base = replace(variants["smoke"], steps=6, checkpoint_every=2, eval_every=3)
 cpu = Sweep(
     name="letters",

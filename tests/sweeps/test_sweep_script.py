@@ -76,8 +76,14 @@ def test_parts_of_a_sweep_are_made_one_by_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_twice_ends_with_the_same_bytes(tmp_path):
-    file = sweep_file(tmp_path, TRAINING, "letters")
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_sweep_that_is_killed_twice_ends_with_the_same_bytes(tmp_path, fused):
+    text = TRAINING
+    if fused:  # a reward of tokens: all four runs are one program, and longer
+        text = text.replace(
+            "steps=6,", 'steps=16, task=replace(task, reward="exact_match_tokens"),'
+        )
+    file = sweep_file(tmp_path, text, "letters")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(file, whole))
 
@@ -85,16 +91,19 @@ def test_a_sweep_that_is_killed_twice_ends_with_the_same_bytes(tmp_path):
         metrics = killed / "cells" / name / "metrics.jsonl"
         return metrics.read_text().count("\n") if metrics.exists() else 0
 
-    # in the middle of the first run, and in the middle of the third
+    # in the middle of the first run and of the third; or of all
+    second = ("coef=0.1/seed1", 10) if fused else ("coef=0.1/seed0", 3)
     kill_when(start(file, killed), lambda: lines("coef=0/seed0") >= 4)
     assert not (killed / "results.json").exists()
-    kill_when(start(file, killed), lambda: lines("coef=0.1/seed0") >= 3)
+    kill_when(start(file, killed), lambda: lines(second[0]) >= second[1])
+    assert not (killed / "results.json").exists()
     said = finish(start(file, killed))
-    assert "cells/coef=0/seed0" not in said and "cells/coef=0.1/seed0: goes on at step" in said
+    assert f"cells/{second[0]}: goes on at step" in said
+    assert fused or "cells/coef=0/seed0" not in said
     for name in ("results.json", "table.md"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
     content = json.loads((whole / "results.json").read_text())
-    assert content["complete"] and content["claims"][0]["verdict"] in ("reproduced", "undecided")
+    assert content["complete"] and len(set(content["metrics"]["KL"]["coef=0"]["values"])) == 2
 
 
 @pytest.mark.slow
