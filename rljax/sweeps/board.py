@@ -38,8 +38,10 @@ _POINTS = 200
 def differing_fields(runs: SweepRuns) -> dict[str, dict[str, Any]]:
     """Return {run: {field: value}} of the fields in which the arms differ, as text or number.
 
-    A field of different types, or one that only some arms have, is text.
+    A field of different types is text. One that only some arms have, being of another algorithm, is
+    left out unless an arm changes it.
     """
+    named = {path for arm in runs.sweep.arms.values() for path in arm}
     flats = {
         name: {
             field: value
@@ -56,6 +58,8 @@ def differing_fields(runs: SweepRuns) -> dict[str, dict[str, Any]]:
         values = [flat.get(field) for flat in flats.values()]
         if all(value == values[0] for value in values):
             continue
+        if field not in named and not all(field in flat for flat in flats.values()):
+            continue
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
         for name, flat in flats.items():
             value = flat.get(field)
@@ -64,9 +68,12 @@ def differing_fields(runs: SweepRuns) -> dict[str, dict[str, Any]]:
 
 
 def write_fields(runs: SweepRuns, name: str) -> None:
-    """Write into a run's directory what its row of HPARAMS shows."""
+    """Write into a run's directory what its row of HPARAMS shows; a stage has none.
+
+    TensorBoard takes the columns from whichever run it finds first: all have to say the same.
+    """
     metrics = [f"{GROUP}/{metric}" for metric in runs.sweep.metrics]
-    fields = differing_fields(runs)[name]
+    fields = differing_fields(runs)[name] if name in runs.cells else {}
     text = json.dumps({"fields": fields, "metrics": metrics}, indent=2, ensure_ascii=False)
     write_text_atomically(runs.path(name) / HPARAMS_FILE, text + "\n")
 

@@ -43,8 +43,7 @@ def make_run(runs: SweepRuns, name: str, launch: Launch) -> float:
     started = time.monotonic()
     task, directory = runs.task(name), runs.path(name)
     file = runs.write_config(name)
-    if name in runs.cells:
-        write_fields(runs, name)
+    write_fields(runs, name)
     if task.trains:
         launch(task, file)
         require_whole(task, directory)

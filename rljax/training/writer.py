@@ -275,6 +275,8 @@ class MetricsWriter:
         if own.is_file():
             content = json.loads(own.read_text(encoding="utf-8"))
             fields, metrics = content["fields"], content["metrics"]
+            if not fields:
+                return  # a stage of a sweep is none of its rows
         shown = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in fields.items()

@@ -7,9 +7,10 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 
-from rljax.sweeps.board import differing_fields, write_overview
+from rljax.sweeps.board import differing_fields, write_fields, write_overview
 from rljax.sweeps.results import markdown, results
 from rljax.sweeps.worker import make_run
+from rljax.training.writer import MetricsWriter
 from tests.sweeps.sweep_cases import MEASURING, no_script, open_sweep, sweep_file
 
 
@@ -79,6 +80,19 @@ def test_texts_show_the_results_and_what_each_arm_writes(board):
 
     assert "a loaded coin shows more heads" in text("results/text_summary")
     assert "bias 0.75" in html.unescape(text("samples/text_summary"))
+
+
+def test_a_stage_is_no_row_and_names_no_columns(tmp_path):
+    text = MEASURING.replace("    program=toss,", "    program=toss,\n    stages={'base': Coin()},")
+    runs = open_sweep(sweep_file(tmp_path, text), tmp_path / "out")
+    runs.write_config("stages/base")
+    write_fields(runs, "stages/base")
+    with MetricsWriter(runs.path("stages/base")) as writer:
+        writer.scalars(1, {"loss": 1.0})
+        writer.hparams({"optimizer.learning_rate": 0.1}, ["loss"])
+    found = EventMultiplexer().AddRunsFromDirectory(str(runs.directory))
+    found.Reload()
+    assert found.Runs()["stages/base"]["tensors"] == ["loss"]
 
 
 def test_fields_of_different_kinds_are_shown_as_text(tmp_path):
