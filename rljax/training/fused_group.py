@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rljax.experiment import OnPolicyExperiment
 from rljax.traced import set_traced
@@ -112,10 +112,23 @@ class Group:
         try:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *rows)
             fixed = (self.shared.pretrained.params, self.table)
-            found = self._program(first.name)(fixed, self._numbers, stacked, *first.common)
+            spread = self._place(fixed, self._numbers, stacked)
+            found = self._program(first.name)(*spread, *first.common)
             self._answers |= {row: self._row(found, row) for row in asked}
         except Exception as error:  # each of the runs raises it, where it asked
             self._answers |= dict.fromkeys(asked, error)
+
+    def _place(self, fixed: Any, numbers: Any, arrays: Any) -> tuple[Any, Any, Any]:
+        """Put a program's arguments where it wants them: the rows shared out over the devices."""
+        if self.devices == 1:
+            return fixed, numbers, arrays
+        mesh = self._mesh()
+        whole = NamedSharding(mesh, PartitionSpec())
+        split = NamedSharding(mesh, PartitionSpec("runs"))
+        return jax.device_put(fixed, whole), *jax.device_put((numbers, arrays), split)
+
+    def _mesh(self) -> Mesh:
+        return jax.make_mesh((self.devices,), ("runs",), axis_types=(AxisType.Auto,))
 
     def _row(self, tree: Any, row: int) -> Any:
         """Take one run's share of a result."""
@@ -142,7 +155,7 @@ class Group:
 
         if self.devices == 1:
             return many
-        mesh = jax.make_mesh((self.devices,), ("runs",), axis_types=(AxisType.Auto,))
+        mesh = self._mesh()
         whole, split = PartitionSpec(), PartitionSpec("runs")
 
         def shared_out(fixed: Any, numbers: Any, arrays: Any, *common: Any) -> Any:
