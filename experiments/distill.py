@@ -5,7 +5,7 @@
     python experiments/distill.py --teacher.source runs/sums --distill.divergence reverse
 
 The student is `model`, the teacher `teacher`; both are models or ended runs, of one vocabulary.
-Starting again with the same --workdir goes on where the run stopped.
+Starting again with the same --workdir goes on where the run stopped; --dry-run makes none.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import math
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from rljax.algorithms.distillation import DistillState, batch_kind, make_evaluate, make_update
+from rljax.doctor.supervised import check_supervised
 from rljax.errors import UserError
 from rljax.experiment import DistillExperiment
 from rljax.models import Pretrained
@@ -23,7 +25,7 @@ from rljax.tasks import PromptSet, batch_indices, make_batch
 from rljax.tasks.documents import Data, Records, make_data, make_prompts, read_documents, read_found
 from rljax.training.alarms import distillation_alarms
 from rljax.training.compilation import enable_compilation_cache
-from rljax.training.flags import parse_config, plain_errors
+from rljax.training.flags import parse_training, plain_errors
 from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.parts import make_part
 from rljax.training.policies import build_model, load_model, load_start
@@ -31,6 +33,7 @@ from rljax.training.run import open_run
 from rljax.training.supervised import (
     CHANGEABLE,
     Learner,
+    Prepared,
     held_out_batches,
     make_rate,
     run_supervised,
@@ -119,31 +122,42 @@ def make_learner(
     )
 
 
+def prepare(config: DistillExperiment, mesh: Mesh | None) -> Prepared:
+    """Read the data, load both models, and put them together."""
+    found = read_found(config.data)  # what is wrong there costs no loading
+    with host_memory(mesh):
+        student = load_start(config)
+        teacher = load_model(config.teacher.source, config.teacher.dtype)
+    records = read_documents(config.data, student.tokenizer, found)
+    check_vocabulary(student, teacher)
+    data = make_data(
+        records,
+        config.data,
+        student.tokenizer,
+        student.eos_token_ids,
+        context_length=shortest_context(student, teacher),
+    )
+    print(data.summary)
+    prompts = student_prompts(config, student, teacher, records)
+    learner = make_learner(config, student, teacher, data, prompts)
+    placement = Placement(make_layout(mesh, student.model.config, teacher.model.config))
+    return Prepared(student, data.train, learner, placement, distillation_alarms(config))
+
+
 def main(argv: list[str] | None = None) -> None:
-    config = parse_config("configs/distill_arithmetic.py", argv, DistillExperiment, __doc__ or "")
+    config, dry_run = parse_training(
+        "configs/distill_arithmetic.py", argv, DistillExperiment, __doc__ or ""
+    )
     with plain_errors():
         enable_compilation_cache()
         mesh = open_mesh(config.mesh)
+        if dry_run:
+            check_supervised(config, lambda _: prepare(config, mesh))
+            return
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="distill") as run:
             print(f"run directory: {run.directory}")
-            found = read_found(config.data)  # what is wrong there costs no loading
-            with host_memory(mesh):
-                student = load_start(config)
-                teacher = load_model(config.teacher.source, config.teacher.dtype)
-            records = read_documents(config.data, student.tokenizer, found)
-            check_vocabulary(student, teacher)
-            data = make_data(
-                records,
-                config.data,
-                student.tokenizer,
-                student.eos_token_ids,
-                context_length=shortest_context(student, teacher),
-            )
-            print(data.summary)
-            prompts = student_prompts(config, student, teacher, records)
-            learner = make_learner(config, student, teacher, data, prompts)
-            layout = make_layout(mesh, student.model.config, teacher.model.config)
-            run_supervised(config, learner, run, Placement(layout), distillation_alarms(config))
+            ready = prepare(config, mesh)
+            run_supervised(config, ready.learner, run, ready.placement, ready.alarms)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,22 @@
     python experiments/ppo.py --task.reward model:runs/mine
 
 The reward model stands in WORKDIR/reward_model, its accuracy and calibration on held-out data in
-WORKDIR/held_out.json. Starting again with the same --workdir goes on where the run stopped.
+WORKDIR/held_out.json. Starting again with the same --workdir goes on where the run stopped;
+--dry-run makes no run.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
 
 from rljax.algorithms.reward_model import HEAD
+from rljax.doctor.supervised import check_supervised
 from rljax.experiment import RewardExperiment
 from rljax.models import Pretrained
 from rljax.reporting.calibration import calibration
@@ -24,13 +30,14 @@ from rljax.rewards.learned import FOLDER, RewardSettings, save_reward_model
 from rljax.tasks.preference_batches import PreferenceData
 from rljax.tasks.preferences import read_source
 from rljax.training.compilation import enable_compilation_cache
-from rljax.training.flags import parse_config, plain_errors
+from rljax.training.flags import parse_training, plain_errors
 from rljax.training.manifest import write_text_atomically
 from rljax.training.mesh import Placement, host_memory, make_layout, open_mesh
 from rljax.training.parts import make_part
 from rljax.training.policies import load_start
 from rljax.training.processes import is_first, to_host
 from rljax.training.reward_models import (
+    SAMPLE_ROWS,
     Normalise,
     ends_in_eos,
     held_out_logits,
@@ -38,10 +45,11 @@ from rljax.training.reward_models import (
     make_reward_learner,
     make_reward_normalise,
     normalise_trained,
+    reward_scores,
     trunk_as,
 )
 from rljax.training.run import Run, open_run
-from rljax.training.supervised import CHANGEABLE, run_supervised
+from rljax.training.supervised import CHANGEABLE, Prepared, run_supervised
 
 
 def judge(
@@ -102,24 +110,61 @@ def finish(
     print(f"wrote the reward model to {place}: --task.reward model:{run.directory}")
 
 
+class Ready(NamedTuple):
+    """What a run trains on, and what it needs again at its end."""
+
+    prepared: Prepared
+    data: PreferenceData
+    normalise: Normalise
+
+
+def prepare(
+    config: RewardExperiment, mesh: Mesh | None, *, normalise_by: RewardExperiment | None = None
+) -> Ready:
+    """Read the preferences, load the model, and sample what scores are normalised on.
+
+    normalise_by: the experiment that says on how much.
+    """
+    source = read_source(config.data.source, config.data)  # what is wrong there costs no loading
+    with host_memory(mesh):
+        pretrained = load_start(config)
+    data = load_reward_data(config, pretrained, source)
+    print(data.summary)
+    normalise = make_reward_normalise(normalise_by or config, pretrained, data)
+    learner = make_reward_learner(config, pretrained, data, normalise)
+    placement = Placement(make_layout(mesh, pretrained.model.config))
+    return Ready(Prepared(pretrained, data.train, learner, placement), data, normalise)
+
+
+def check(config: RewardExperiment, mesh: Mesh | None) -> None:
+    """Make the dry run; normalisation samples as little as it can."""
+    few = dataclasses.replace(
+        config,
+        reward_model=dataclasses.replace(
+            config.reward_model,
+            normalise_samples=min(config.reward_model.normalise_samples, SAMPLE_ROWS),
+        ),
+    )
+    check_supervised(
+        config,
+        lambda _: prepare(config, mesh, normalise_by=few).prepared,
+        scores=functools.partial(reward_scores, config),
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
-    config = parse_config(
+    config, dry_run = parse_training(
         "configs/reward_model_sentiment.py", argv, RewardExperiment, __doc__ or ""
     )
     with plain_errors():
         enable_compilation_cache()
         mesh = open_mesh(config.mesh)
+        if dry_run:
+            check(config, mesh)
+            return
         with open_run(config.workdir, config, ignore=CHANGEABLE, name="reward-model") as run:
             print(f"run directory: {run.directory}")
-            # What is wrong there costs no loading.
-            source = read_source(config.data.source, config.data)
-            with host_memory(mesh):
-                pretrained = load_start(config)
-            data = load_reward_data(config, pretrained, source)
-            print(data.summary)
-            normalise = make_reward_normalise(config, pretrained, data)
-            learner = make_reward_learner(config, pretrained, data, normalise)
-            placement = Placement(make_layout(mesh, pretrained.model.config))
+            (pretrained, _, learner, placement, _), data, normalise = prepare(config, mesh)
             state = run_supervised(config, learner, run, placement)
             if int(state.step) >= config.steps:
                 params = to_host(make_part(config, pretrained.params).merged(state))

@@ -80,6 +80,30 @@ def parse_config(
     return parsed
 
 
+DRY_RUN = "--dry-run"
+
+
+def parse_training(
+    default: str,
+    argv: Sequence[str] | None,
+    config_type: type[Config],
+    description: str = "",
+) -> tuple[Config, bool]:
+    """Return the config of a training script's command line, and whether it has --dry-run.
+
+    Arguments and errors: as `parse_config`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    rest = [argument for argument in arguments if argument != DRY_RUN]
+    more = (
+        f"{DRY_RUN} makes no run: it prints the resolved config, parameters, memory, longest "
+        "prompt or row, what the reward gives, whether completions can end and the time of a step, "
+        "and exits with 1 where something has to be put right."
+    )
+    config = parse_config(default, rest, config_type, f"{description.rstrip()}\n\n{more}")
+    return config, len(rest) < len(arguments)
+
+
 def _take_config_flag(arguments: list[str], default: str) -> tuple[str, list[str]]:
     """Return the value of `--config` and the other arguments."""
     chosen, rest = [], []

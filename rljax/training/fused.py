@@ -181,7 +181,7 @@ class Fused:
 
         # not donated: the state from before is what a chunk that fails is saved as
         outputs = setup.placement.outputs(setup.state_shapes, rest=True)
-        self._run = setup.placement.jit(run, **outputs)
+        self.run = setup.placement.jit(run, **outputs)
 
     @staticmethod
     def make_table(setup: OnPolicy) -> Table:
@@ -232,7 +232,7 @@ class Fused:
         )
         started = time.perf_counter()
         with announce("the fused steps"):
-            state, record = self._run(self.table, state, step, count, order)
+            state, record = self.run(self.table, state, step, count, order)
         records: Record = jax.device_get(to_host(record))
         seconds = (time.perf_counter() - started) / count
         rows = [jax.tree.map(lambda x, i=i: x[i], records) for i in range(count)]

@@ -26,7 +26,7 @@ from rljax.training.compilation import announce
 from rljax.training.parts import make_part
 from rljax.training.policies import build_model
 from rljax.training.preferences import load_preferences
-from rljax.training.supervised import Learner, held_out_batches, make_rate
+from rljax.training.supervised import Learner, Prepared, held_out_batches, make_rate
 from rljax.types import Completions, Prompts
 
 SAMPLE_ROWS = 32
@@ -170,6 +170,16 @@ def held_out_logits(
                 logits.append(scores[row, a] - scores[row, b])
                 outcomes.append(True)
     return np.asarray(logits), np.asarray(outcomes)
+
+
+def reward_scores(
+    experiment: RewardExperiment, prepared: Prepared, state: Any, batch: Any
+) -> np.ndarray:
+    """Score the completions of a batch that are some, [n], with what a state has learnt so far."""
+    model = build_model(experiment.model, prepared.pretrained)
+    params = make_part(experiment, prepared.pretrained.params).merged(state)
+    scores = jax.jit(lambda p, batch: reward_model.batch_scores(model, p, batch))(params, batch)
+    return np.asarray(scores)[np.asarray(batch.valid)]
 
 
 def normalise_trained(normalise: Normalise, params: Any) -> tuple[Any, float, float]:

@@ -19,6 +19,7 @@ import optax
 
 from rljax.errors import UserError
 from rljax.experiment import SupervisedExperiment
+from rljax.models import Pretrained
 from rljax.rollout.keys import Role, role_key
 from rljax.training.alarms import Alarms, Watch
 from rljax.training.checkpoint import Checkpoints
@@ -62,6 +63,18 @@ class Learner(NamedTuple):
     """state -> what checkpoints hold of it: all but what the config alone gives back."""
     restored: Callable[[Any], Any] = _same
     """What a checkpoint holds -> the state; undoes `saved`."""
+
+
+class Prepared(NamedTuple):
+    """All that a supervised script has ready before its run begins."""
+
+    pretrained: Pretrained
+    """The model that training starts from."""
+    train: Any
+    """The data to train on: `PackedData` or a `PreferenceSet`."""
+    learner: Learner
+    placement: Placement
+    alarms: Alarms | None = None
 
 
 def make_rate(
