@@ -1,12 +1,13 @@
-"""Report on runs or on a sweep: one HTML page that opens from disk, and its tables as Markdown.
+"""Report on runs, a sweep or a search: one HTML page that opens from disk, tables as Markdown.
 
     python experiments/report.py runs/ppo-20260101-120000
     python experiments/report.py runs/grpo-0 runs/grpo-1 runs/ppo-0 --out compare.html
     python experiments/report.py runs/kl_frontier --plots figures --format svg
 
-Give run directories, folders of them, or the directory of one sweep. Runs whose configs differ in
-the seed only stand together, with 95% bootstrap intervals over seeds. The runs may be going on. The
-Markdown goes beside the page; without --out both go into the directory that was given first.
+Give run directories, folders of them, or the directory of one sweep or search. Runs whose configs
+differ in the seed only stand together, with 95% bootstrap intervals over seeds. The runs may be
+going on. The Markdown goes beside the page; without --out both go into the directory that was given
+first.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ from typing import Annotated, Literal
 import tyro
 
 from rljax.errors import UserError
-from rljax.reporting.contents import Contents, contents_of_runs, contents_of_sweep
+from rljax.reporting.contents import (
+    Contents,
+    contents_of_runs,
+    contents_of_search,
+    contents_of_sweep,
+)
 from rljax.reporting.groups import find_runs, is_sweep
 from rljax.reporting.page import markdown, page
 from rljax.reporting.runs import read_run, read_sweep
+from rljax.reporting.searches import is_search, read_search, run_folders
 from rljax.training.flags import plain_errors
 
 
@@ -46,6 +53,13 @@ def read(options: Report) -> Contents:
     """Read what is reported on. Raises UserError for what is neither run nor sweep."""
     if not options.paths:
         raise UserError("give directories of runs, or the directory of a sweep")
+    searches = [path for path in options.paths if is_search(path)]
+    if searches and len(options.paths) > 1:
+        raise UserError(f"{searches[0]} is a search: report on it alone, or on its trials as runs")
+    if searches:
+        search = read_search(searches[0])
+        found = find_runs(run_folders(search))
+        return contents_of_search(search, [read_run(path) for path in found], options.title)
     sweeps = [path for path in options.paths if is_sweep(path)]
     if not sweeps:
         records = [read_run(path) for path in find_runs(options.paths)]

@@ -13,34 +13,23 @@ results.json, table.md and cost.json say what came out and what it took.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import tyro
 
 from rljax.algorithms.checks import require_positive
 from rljax.errors import UserError
-from rljax.experiment import (
-    DistillExperiment,
-    GRPOExperiment,
-    OnlineDPOExperiment,
-    PPOExperiment,
-    PreferenceExperiment,
-    PretrainExperiment,
-    RewardExperiment,
-    TextExperiment,
-)
 from rljax.sweeps.board import write_overview
 from rljax.sweeps.cells import SweepRuns, Task
 from rljax.sweeps.fused import GroupRun, groups
 from rljax.sweeps.pool import worker_command
 from rljax.sweeps.results import markdown, write_results
 from rljax.sweeps.runner import Failed, Runner, locked, stopping_on_signals
+from rljax.sweeps.scripts import SCRIPTS, run_script
 from rljax.sweeps.show import Board, plan_lines
 from rljax.sweeps.slurm import submission
 from rljax.sweeps.spec import Sweep, load_sweep
@@ -48,18 +37,6 @@ from rljax.sweeps.worker import Answer, find_program, make_run, serve
 from rljax.training.compilation import enable_compilation_cache
 from rljax.training.errors import ConfigError
 from rljax.training.flags import plain_errors, validate
-
-SCRIPTS: dict[type, str] = {
-    GRPOExperiment: "grpo",
-    PPOExperiment: "ppo",
-    OnlineDPOExperiment: "online_dpo",
-    PretrainExperiment: "pretrain",
-    TextExperiment: "sft",
-    PreferenceExperiment: "dpo",
-    RewardExperiment: "reward_model",
-    DistillExperiment: "distill",
-}
-"""The script that runs a config of each type."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,27 +115,9 @@ def check(runs: SweepRuns) -> None:
     runs.check()
 
 
-def load_script(name: str) -> ModuleType:
-    """Return the module of another script of this folder."""
-    module_name = f"rljax_script_{name}"
-    if module_name not in sys.modules:
-        path = Path(__file__).with_name(f"{name}.py")
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[module_name]
-
-
 def launch(task: Task, config_file: Path) -> None:
     """Run the script of a config in this process. Raises UserError for what it could not do."""
-    main = load_script(SCRIPTS[type(task.config)]).main
-    try:
-        main(["--config", str(config_file), "--workdir", str(config_file.parent)])
-    except SystemExit as stop:
-        if stop.code:
-            raise UserError(str(stop.__cause__ or stop)) from stop
+    run_script(SCRIPTS[type(task.config)], config_file)
 
 
 def make_runs(runs: SweepRuns, names: Sequence[str]) -> Answer:

@@ -13,6 +13,7 @@ from rljax.reporting.curves import Section, make_sections
 from rljax.reporting.groups import Group, group_runs, groups_of_sweep
 from rljax.reporting.runs import RunRecord, SweepRecord, differing, flat_config
 from rljax.reporting.samples import Samples, samples_of, token_runs
+from rljax.reporting.searches import SearchRecord, trials_table
 from rljax.reporting.statistics import bootstrap_mean
 from rljax.reporting.svg import Final
 from rljax.reporting.tables import NOTHING, Table, duration, interval, number
@@ -53,11 +54,14 @@ class Contents:
     cost: Table | None
     samples: tuple[Samples, ...]
     tokens: tuple[dict[str, Any], ...]
+    search: SearchRecord | None = None
+    """The search whose trials the runs are."""
 
     @property
     def tables(self) -> list[Table]:
         """The tables in the order of reading."""
-        found = (self.claims, self.results, self.alarms, self.config, self.cost)
+        trials = None if self.search is None else trials_table(self.search)
+        found = (trials, self.claims, self.results, self.alarms, self.config, self.cost)
         return [table for table in found if table is not None]
 
 
@@ -67,6 +71,14 @@ def contents_of_runs(records: Sequence[RunRecord], title: str | None = None) -> 
     finals = finals_of_runs(groups)
     name = title or _title(groups)
     return _contents(name, groups, finals, results_of_runs(groups, finals), None, ())
+
+
+def contents_of_search(
+    search: SearchRecord, records: Sequence[RunRecord], title: str | None = None
+) -> Contents:
+    """Describe a search: its trials, and what their runs have measured."""
+    contents = contents_of_runs(records, title or search.directory.name)
+    return dataclasses.replace(contents, search=search)
 
 
 def _title(groups: Sequence[Group]) -> str:

@@ -19,6 +19,7 @@ from rljax.reporting.contents import Contents
 from rljax.reporting.curves import Plot, Section
 from rljax.reporting.runs import flat_config
 from rljax.reporting.samples import Pair, Samples
+from rljax.reporting.searches import SearchRecord, pictures, trials_table
 from rljax.reporting.svg import Final, final_svg, plot_svg, style_of
 from rljax.reporting.tables import Table, number, table_html, table_markdown
 
@@ -109,6 +110,7 @@ def _parts(contents: Contents) -> list[tuple[str, str]]:
     if contents.config is None and len(contents.groups) == 1:
         config = '<p class="note">One configuration: nothing differs but the seed.</p>'
     return [
+        ("Search", "" if contents.search is None else _search(contents.search)),
         ("Claims", claims),
         ("Results", results),
         ("Alarms", "" if contents.alarms is None else _wide(contents.alarms)),
@@ -118,6 +120,14 @@ def _parts(contents: Contents) -> list[tuple[str, str]]:
         ("Configuration", config + _whole_configs(contents)),
         ("Cost", "" if contents.cost is None else table_html(contents.cost)),
     ]
+
+
+def _search(record: SearchRecord) -> str:
+    drawn = "".join(
+        f'<figure class="plot"><figcaption>{escape(title)}</figcaption>{picture}</figure>'
+        for title, picture in pictures(record)
+    )
+    return f'<div class="plots">{drawn}</div>{_folded(trials_table(record), SHOWN_FIELDS)}'
 
 
 def _final(metric: tuple[str, Sequence[Final]]) -> str:

@@ -15,7 +15,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,6 +35,21 @@ HPARAMS_FILE = "hparams.json"
 """In a run directory of a sweep: {"fields": ..., "metrics": ...} of its row of HPARAMS."""
 _RESERVED = ("step", NONFINITE)
 _BINS = 64  # of a histogram
+Listener = Callable[[int, Mapping[str, int | float]], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have what runs write in this block, in this thread, heard: listener(step, scalars).
+
+    It is called when the line is in metrics.jsonl. What it raises ends the run there.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def plain_number(name: str, value: Any) -> int | float:
@@ -203,6 +220,9 @@ class MetricsWriter:
         self._metrics.flush()
         for name, number in numbers.items():
             self._board.add(step, summaries.scalar(name, float(number)))
+        heard = _listener.get()
+        if heard is not None:
+            heard(step, numbers)
 
     def histogram(self, step: int, name: str, values: Any) -> None:
         """Show how values spread (TensorBoard's HISTOGRAMS and DISTRIBUTIONS).
