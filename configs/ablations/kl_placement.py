@@ -20,6 +20,23 @@ arms: the estimators' table for two normal distributions (KL 0.005 and 0.5) from
 by how much the gradient of k2 in the loss differs from that of k1 in the reward, on one batch, for
 completions of one token (a bandit) and of four.
 
+Came out, 5 seeds, all 15 claims reproduced (results/kl_placement/table.md); 95% intervals:
+
+                KL                   objective            std / KL of k1, k2, k3
+    none        7.48 [6.09, 8.86]    2.26 [1.89, 2.77]    0.17, 0.14, 5.2
+    k1_loss     7.50 [6.15, 8.86]    2.26 [1.89, 2.77]    0.17, 0.14, 5.1
+    k2_loss     6.37 [4.96, 7.64]    2.29 [1.93, 2.77]    0.28, 0.28, 3.7
+    k1_reward   6.23 [5.27, 7.21]    2.29 [1.94, 2.77]    0.34, 0.34, 3.3
+    exact_loss  6.20 [5.09, 7.24]    2.29 [1.95, 2.77]    0.34, 0.33, 3.1
+    k3_loss     5.35 [4.26, 6.35]    2.20 [1.84, 2.69]    0.54, 0.34, 0.6
+
+The KL of k1_loss less that of none is +0.024 [-0.009, 0.084]; the objective of k3_loss less that of
+k1_reward -0.096 [-0.112, -0.084]. The intervals of the table are wide because tasks differ; these
+are paired. The bandit's two gradients are equal to float32's rounding of the parameters; of four
+tokens they differ by 0.109 of the gradient. In the policies that come out k3 has by far the largest
+spread as a number, and the smallest where it was the loss. 8.5 minutes beside about ten other
+programs on 2 cores. `full` has no exact_loss, and has been run as `--smoke` only.
+
     python experiments/sweep.py --config configs/ablations/kl_placement.py
 """
 

@@ -104,6 +104,16 @@ def test_every_field_changes_the_update(change):
     )
 
 
+@pytest.mark.parametrize("form", ["tf", "torch"])
+def test_a_program_may_overwrite_the_first_state(form):
+    """The state that `init` makes, outside any program, holds no array twice."""
+    optimizer = make_optimizer(OptimizerConfig(adam_form=form), num_steps=2)
+    params = {"policy": {"kernel": jnp.ones((2, 3))}}
+    update = jax.jit(optimizer.update, donate_argnums=1)
+    _, state = update(params, optimizer.init(params), params)
+    update(params, state, params)
+
+
 def test_final_fraction_is_read():
     falling = dataclasses.replace(PLAIN, schedule="linear")
     floor = dataclasses.replace(falling, final_fraction=0.5)
