@@ -53,6 +53,9 @@ class OnPolicyConfig:
     """Optimizer updates in a pass."""
     gradient_accumulation: int = 1
     """Parts that a minibatch is computed in; the update is the same, the memory smaller."""
+    measure_variance: bool = False
+    """Report `optim/grad_variance`, the variance of the policy's gradient that the parts of a
+    minibatch show; needs gradient_accumulation above 1, and a device that holds all parameters."""
     length_buckets: int = 1
     """Widths to choose from: sampling.max_new_tokens, a half of it, a quarter ... Completions are
     sorted by length into the parts of a minibatch (gradient_accumulation), and each part is
@@ -170,6 +173,10 @@ class OnPolicyConfig:
                 f"{self.samples_per_prompt}"
             )
         self.require(
+            measure_variance=(
+                not self.measure_variance or self.gradient_accumulation > 1,
+                "False, or gradient_accumulation above 1: it compares the parts",
+            ),
             importance_cap=(
                 self.importance_cap is None or self.importance_cap >= 1, "at least 1, or None"
             ),
@@ -301,6 +308,7 @@ def make_batch_learner(
         parts=config.gradient_accumulation,
         group=group,
         shorten=shorten or shorten_rollouts(config.length_buckets),
+        measure_variance=config.measure_variance,
     )
 
 

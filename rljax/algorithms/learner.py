@@ -23,6 +23,9 @@ MAXIMA = ("policy/ratio_max", "health/sampler_logprob_gap")
 """Metrics of parts that combine by their maximum; all others add up."""
 
 
+VARIANCE = "optim/grad_variance"
+
+
 class Learn(Protocol):
     def __call__(
         self,
@@ -44,6 +47,7 @@ def make_learner(
     parts: int,
     group: int = 1,
     shorten: Shorten | None = None,
+    measure_variance: bool = False,
 ) -> Learn:
     """Build learn((params, opt_state), frozen, batch, prepare, key) -> the former, metrics [U].
 
@@ -55,6 +59,7 @@ def make_learner(
     gradients and updates of params["policy"] (0: it stands still); None: 1. group: so many rows in
     turn are shuffled as one. shorten: how rows are sorted by length into parts, and each part is
     cut to what it uses; the sums of a minibatch stay what they are. None: they are not.
+    measure_variance: report `optim/grad_variance`, see `sum_variance`; needs parts above 1.
     """
 
     def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
@@ -68,10 +73,15 @@ def make_learner(
 
         def add(total: Params, part: Any) -> tuple[Params, Metrics]:
             grads, metrics = grad_fn(params, frozen, part)
+            if measure_variance:
+                metrics[VARIANCE] = jnp.square(optax.tree.norm(grads["policy"]))
             return jax.tree.map(jnp.add, total, grads), metrics
 
         grads, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
-        return grads, {k: v.max() if k in MAXIMA else v.sum() for k, v in metrics.items()}
+        reduced = {k: v.max() if k in MAXIMA else v.sum() for k, v in metrics.items()}
+        if measure_variance:
+            reduced[VARIANCE] = sum_variance(grads["policy"], reduced[VARIANCE], parts)
+        return grads, reduced
 
     def learn(
         carry: tuple[Params, Any],
@@ -101,6 +111,17 @@ def make_learner(
         return jax.lax.scan(one, carry, orders.reshape(num_epochs * num_minibatches, -1))
 
     return learn
+
+
+def sum_variance(total: Params, squares: jax.Array, parts: int) -> jax.Array:
+    """Estimate the variance of a sum of independent gradients, added up over the parameters.
+
+    With parts g_1 ... g_P and their sum g: P / (P - 1) (sum_p |g_p|^2 - |g|^2 / P), the trace of
+    the covariance of g: without bias where the parts are drawn alike. total: g; squares: the sum
+    of |g_p|^2; parts: P, above 1.
+    """
+    whole = jnp.square(optax.tree.norm(total))
+    return parts / (parts - 1) * (squares - whole / parts)
 
 
 def _scale(tree: Params, factor: jax.Array) -> Params:

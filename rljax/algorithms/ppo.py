@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rljax.advantages import gae
+from rljax.advantages import gae, lambda_returns
 from rljax.algorithms.actor_critic import Compose, all_trained, complete_mask, critic_values
 from rljax.algorithms.batch import (
     OnPolicyConfig,
@@ -81,6 +81,8 @@ class PPOConfig(OnPolicyConfig):
     """Discount of later rewards."""
     gae_lambda: float = 0.95
     """Generalised advantage estimation: 0 one-step, 1 Monte Carlo."""
+    value_lambda: float | None = None
+    """The same for what the critic learns (decoupled GAE, VC-PPO: 1); None: gae_lambda."""
     whiten_rewards: bool = True
     """Scale token rewards to unit variance, per minibatch, keeping their mean."""
     whiten_advantages: bool = True
@@ -128,6 +130,10 @@ class PPOConfig(OnPolicyConfig):
             value_coef=(self.value_coef >= 0, "at least 0"),
             gamma=(0 <= self.gamma <= 1, "in [0, 1]"),
             gae_lambda=(0 <= self.gae_lambda <= 1, "in [0, 1]"),
+            value_lambda=(
+                self.value_lambda is None or 0 <= self.value_lambda <= 1,
+                "in [0, 1], or None",
+            ),
             critic_warmup_steps=(self.critic_warmup_steps >= 0, "at least 0"),
             whiten_ddof=(self.whiten_ddof in (0, 1), "0 or 1"),
             mask_top_p=(0 < self.mask_top_p <= 1, "in (0, 1]"),
@@ -165,13 +171,21 @@ class Minibatch(NamedTuple):
 def advantages_and_returns(
     config: PPOConfig, completions: Completions, rewards: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Compute a minibatch's advantages and returns, whitening as configured: [B, C] each."""
+    """Compute a minibatch's advantages and returns, whitening as configured: [B, C] each.
+
+    With value_lambda the returns have a lambda of their own: Yuan et al. 2025, section 3.3
+    (https://arxiv.org/abs/2503.01491).
+    """
     mask, ddof = completions.mask, config.whiten_ddof
     if config.whiten_rewards:
         rewards = masked_whiten(rewards, mask, shift_mean=False, ddof=ddof)
     advantages, returns = gae(
         rewards, completions.values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda
     )
+    if config.value_lambda is not None:
+        returns = lambda_returns(
+            rewards, completions.values, mask, gamma=config.gamma, gae_lambda=config.value_lambda
+        )
     if config.whiten_advantages:
         advantages = masked_whiten(advantages, mask, ddof=ddof)
     return advantages, returns

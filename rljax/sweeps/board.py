@@ -27,7 +27,7 @@ from rljax.training.writer import HPARAMS_FILE, markdown_table
 GROUP = "sweep"
 MEANS = "mean"
 CURVES = (
-    "objective/scores", "objective/kl", "objective/entropy", "completion/length", "eval/score",
+    "objective/scores", "objective/kl", "objective/entropy", "completion/length", "eval/scores",
     "train/loss", "eval/loss",
 )  # fmt: skip
 """Shown as means over seeds where runs have them, besides what the metrics read."""

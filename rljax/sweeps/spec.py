@@ -7,7 +7,7 @@ A file in configs/ablations/ holds `cpu = Sweep(...)` and, of the paper's size, 
         base=GRPOExperiment(...),
         arms=grid(**{"grpo.kl.coef": [0.0, 0.03, 0.3]}),
         seeds=(0, 1, 2, 3, 4),
-        metrics={"score": last("eval/score"), "KL": last("eval/kl")},
+        metrics={"score": last("eval/scores"), "KL": last("eval/kl")},
         claims=(Claim("a larger coefficient lowers the KL", "KL", "coef=0.3", "<", "coef=0"),),
     )
 """
@@ -110,7 +110,7 @@ class Sweep:
             if not callable(reader):
                 raise ConfigError(
                     f"sweep {self.name}: metric {name!r} is {reader!r}, not a reader such as "
-                    'last("eval/score")'
+                    'last("eval/scores")'
                 )
         self._check_claims()
 

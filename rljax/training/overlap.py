@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 
 
 def check_loop(config: OnPolicyExperiment) -> None:
-    """Raise ValueError where fused_steps or overlap cannot do what the other flags ask for."""
+    """Raise ValueError where fused_steps, overlap or measure_variance cannot be had."""
     algorithm = config.algorithm
+    if algorithm.measure_variance and max(config.mesh.fsdp, config.mesh.tensor) > 1:
+        raise ValueError(
+            f"measure_variance needs devices that hold all parameters: mesh.fsdp is "
+            f"{config.mesh.fsdp} and mesh.tensor {config.mesh.tensor}; set both to 1, or leave it"
+        )
     if config.fused_steps and algorithm.further_batches:
         raise ValueError(
             f"fused_steps {config.fused_steps} needs batches of one sampling each: set "

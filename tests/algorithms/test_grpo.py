@@ -54,6 +54,7 @@ ELSEWHERE = {
     "entropy_rate": "tests/algorithms/test_target_entropy.py",
     "batch_size": "sizes of the batch: tests/experiments",
     "importance_cap": "tests/algorithms/test_importance.py",
+    "measure_variance": "must not change the update: tests/algorithms/test_gradient_variance.py",
     "share_prompts": "must not change the update: test_sharing_prompts_changes_no_number",
     "gradient_accumulation": "must not change the update: test_parts_add_up",
     "length_buckets": "must not change the update: tests/algorithms/test_buckets.py",
