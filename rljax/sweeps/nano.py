@@ -74,6 +74,10 @@ class NanoConfig:
         """The algorithm's part."""
         raise NotImplementedError
 
+    def make_parts(self) -> Parts:
+        """Build the functions of a run; a subclass may put a fault into them."""
+        return Parts(self)
+
     def validate(self) -> None:
         """Raise ValueError for sizes that mean nothing."""
         for name in ("hidden_size", "steps"):
@@ -206,7 +210,7 @@ class Parts:
 @functools.lru_cache(maxsize=8)
 def make_parts(config: NanoConfig) -> Parts:
     """Build the functions of a run, once for a config."""
-    return Parts(config)
+    return config.make_parts()
 
 
 def pretrain(model: Model, world: World, steps: int) -> Params:
