@@ -37,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from rljax import compiler
 from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.checks import require_positive
 from rljax.algorithms.ppo import PPOConfig, make_update
@@ -166,7 +167,7 @@ def load(flags: Benchmark) -> tuple[Model, Any]:
         pretrained = load_model(flags.model)
         return make_model(pretrained.model.config, **options), pretrained.params
     model = make_model(find_architecture(flags.model), **options)
-    return model, jax.jit(model.init)(jax.random.key(0))
+    return model, compiler.jit(model.init)(jax.random.key(0))
 
 
 def build(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, dict[str, Any]]:
@@ -253,7 +254,7 @@ class Parts:
             hidden, cache = model.prefill(params, tokens, mask, slots, group)
             return model.head_columns(params, hidden[:, -1].T), cache
 
-        program, cost = build(jax.jit(start), (self.params, self.prompts))
+        program, cost = build(compiler.jit(start), (self.params, self.prompts))
         return cost | timed(lambda: program(self.params, self.prompts), self.flags.repeats)
 
     def decode(self) -> dict[str, Any]:
@@ -273,10 +274,8 @@ class Parts:
         programs, made = {}, {}
         for slots in (None, flags.slots):
             sampling = dataclasses.replace(self.sampling, slots=slots)
-            sample = make_continuous_sampler(
-                self.model, sampling, ends.tolist(), 0, group=flags.group
-            )
-            programs[slots] = build(jax.jit(sample), arguments)[0]
+            sample = make_continuous_sampler(self.model, sampling, list(ends), 0, group=flags.group)
+            programs[slots] = build(compiler.jit(sample), arguments)[0]
             made[slots] = jax.block_until_ready(programs[slots](*arguments))
         calls = [functools.partial(program, *arguments) for program in programs.values()]
         plain, queued = interleaved(calls, flags.repeats)
@@ -297,7 +296,7 @@ class Parts:
         def log_probs(params: Any, prompts: Prompts, made: Completions) -> jax.Array:
             return score(params, prompts, made, group=self.flags.group).log_probs
 
-        return build(jax.jit(log_probs), (self.params, self.prompts, self.made))
+        return build(compiler.jit(log_probs), (self.params, self.prompts, self.made))
 
     def score(self) -> dict[str, Any]:
         """Compute log-probs of completions."""
@@ -320,14 +319,15 @@ class Parts:
         optimizer = make_optimizer(
             OptimizerConfig(), num_steps=100, updates_per_step=flags.minibatches
         )
-        learn = make_update(self.model, config, self.sampling, (), optimizer)
+        update = make_update(self.model, config, self.sampling, (), optimizer)
+        learn = compiler.jit(update, donate_argnums=0)
         hidden, kl_coef = self.model.config.hidden_size, jnp.float32(0.1)
         state = init_state(
             self.params, hidden, optimizer, critic="shared", kl_coef=kl_coef,
             frozen_dtype=self.model.dtype,
         )  # fmt: skip
         scores = jnp.linspace(-1.0, 1.0, flags.batch)
-        program, cost = build(jax.jit(learn, donate_argnums=0), (state, rollout, scores, self.key))
+        program, cost = build(learn, (state, rollout, scores, self.key))
 
         def step() -> Any:
             nonlocal state

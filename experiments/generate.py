@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 from jinja2 import TemplateError
 
+from rljax import compiler
 from rljax.algorithms.checks import require_positive
 from rljax.errors import UserError
 from rljax.rollout.continuous import make_continuous_sampler
@@ -109,7 +110,7 @@ class Generator:
         pretrained = load_policy(options).pretrained
         self.params, self.tokenizer = pretrained.params, pretrained.tokenizer
         self.eos, self.pad = pretrained.eos_token_ids, pretrained.pad_token_id
-        self.sample = jax.jit(
+        self.sample = compiler.jit(
             make_continuous_sampler(pretrained.model, options.sampling, self.eos, self.pad)
         )
         self.key = jax.random.key(options.seed)

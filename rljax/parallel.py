@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rljax import compiler
 from rljax.shares import Share, is_share
 
 ROW_AXES = ("data", "fsdp")
@@ -44,23 +45,9 @@ _TENSOR_RULES: tuple[tuple[str, int, str], ...] = (
 to divide. Kernels are [out, in]; `a` [r, in] and `b` [out, r] are low-rank adapters."""
 
 
-class _CPUProgram:
-    """What `jax.jit` makes, compiled for a mesh of CPU devices.
-
-    XLA's CPU compiler drops the barriers that keep a second gather of a parameter apart from the
-    first, and then makes one of both; those of accelerators keep them to the end. JAX takes options
-    of the compiler for a whole program only, so what is part of a larger one is compiled with it.
-    """
-
-    def __init__(self, function: Callable[..., Any], options: Any, compiler_options: Any) -> None:
-        kept = {"xla_disable_hlo_passes": "cse_barrier_expander", **compiler_options}
-        self._whole = jax.jit(function, compiler_options=kept, **options)
-        self._part = jax.jit(function, **options)
-        self.lower = self._whole.lower
-
-    def __call__(self, *args: Any) -> Any:
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
-        return (self._part if traced else self._whole)(*args)
+_KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""XLA's CPU compiler drops the barriers that keep a second gather of a parameter apart from the
+first, and then makes one of both; those of accelerators keep them to the end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +125,10 @@ class Layout:
             with self.scope():
                 return function(*args)
 
-        if self.mesh.devices.flat[0].platform != "cpu":
-            return jax.jit(scoped, **options)
-        given = options.pop("compiler_options", None) or {}
-        return _CPUProgram(scoped, options, given)
+        platform = self.mesh.devices.flat[0].platform
+        if platform == "cpu":
+            options["compiler_options"] = _KEEP_BARRIERS | options.get("compiler_options", {})
+        return compiler.jit(scoped, platform=platform, **options)
 
     def _dims(self, tree: Any) -> Any:
         """Return the dimension of every leaf that `fsdp` shares out, or -1."""

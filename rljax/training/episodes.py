@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from rljax import compiler
 from rljax.algorithms.actor_critic import critic_values
 from rljax.environments import HELD_OUT_SEEDS, load_environment
 from rljax.models import Pretrained
@@ -100,16 +101,16 @@ def make_talking_programs(acting: Acting, max_turn_tokens: int) -> TalkingProgra
         return map_by_length(value, *text, text[1].real, acting.algorithm.buckets, group)
 
     compiled = plain._replace(
-        prepare=jax.jit(prepare),
-        start=jax.jit(plain.start),
-        write=jax.jit(plain.write, donate_argnums=1),
-        read=jax.jit(plain.read, donate_argnums=1),
+        prepare=compiler.jit(prepare),
+        start=compiler.jit(plain.start),
+        write=compiler.jit(plain.write, donate_argnums=1),
+        read=compiler.jit(plain.read, donate_argnums=1),
     )
     talking = {1: compiled}
     group = acting.algorithm.sampled_group
     if group > 1:
-        talking[group] = compiled._replace(start=jax.jit(made(group).start))
-    return TalkingPrograms(talking, jax.jit(values))
+        talking[group] = compiled._replace(start=compiler.jit(made(group).start))
+    return TalkingPrograms(talking, compiler.jit(values))
 
 
 def training_seeds(seed: int, draw: int, count: int) -> np.ndarray:

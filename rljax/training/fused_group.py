@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from rljax import compiler
 from rljax.experiment import OnPolicyExperiment
 from rljax.traced import set_traced
 from rljax.training.fused import Fused, Order, Record, Table
@@ -137,7 +138,7 @@ class Group:
 
     def _program(self, name: str) -> Any:
         if name not in self._programs:
-            self._programs[name] = jax.jit(self._spread(_PROGRAMS[name]))
+            self._programs[name] = compiler.jit(self._spread(_PROGRAMS[name]))
         return self._programs[name]
 
     def _spread(self, function: Callable[..., Any]) -> Callable[..., Any]:

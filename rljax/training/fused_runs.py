@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
+from rljax import compiler
 from rljax.algorithms.metrics import split_tokens
 from rljax.errors import UserError
 from rljax.experiment import OnPolicyExperiment
@@ -207,5 +208,5 @@ def run_fused(
     }
     devices = jax.device_count() if len(settings) % jax.device_count() == 0 else 1
     run = map_runs(make_program(setup, config.steps), over, devices)
-    states, metrics = jax.jit(run)(setup.pretrained.params, table, arrays, order)
+    states, metrics = compiler.jit(run)(setup.pretrained.params, table, arrays, order)
     return Runs(settings, jax.device_get(metrics), states)

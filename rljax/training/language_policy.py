@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rljax import compiler
 from rljax.algorithms.actor_critic import make_act
 from rljax.algorithms.batch import OnPolicyConfig
 from rljax.errors import UserError
@@ -45,7 +46,7 @@ def _compiled_act(
         truncate_token=truncate_token,
         truncate_after=truncate_after,
     )
-    return jax.jit(act)
+    return compiler.jit(act)
 
 
 class LanguageModelPolicy:

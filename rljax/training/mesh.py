@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from rljax import compiler
 from rljax.models.config import TransformerConfig
 from rljax.parallel import AXES, Layout
 from rljax.training import processes
@@ -171,9 +172,9 @@ class Placement:
     layout: Layout | None = None
 
     def jit(self, function: Callable[..., Any], **options: Any) -> Any:
-        """Compile a function: `jax.jit`, for the mesh where there is one."""
+        """Compile a function: `compiler.jit`, for the mesh where there is one."""
         if self.layout is None:
-            return jax.jit(function, **options)
+            return compiler.jit(function, **options)
         return self.layout.jit(function, **options)
 
     def outputs(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rljax import compiler
 from rljax.algorithms.actor_critic import make_act
 from rljax.algorithms.batch import OnPolicyConfig
 from rljax.models import Pretrained
@@ -68,9 +69,9 @@ class Judge:
             truncate_token=rules.truncate_token,
             truncate_after=rules.truncate_after,
         )
-        self.act = jax.jit(act)
+        self.act = compiler.jit(act)
         score = make_score(model, sampling, eos, rows=rules.score_rows)
-        self.log_probs = jax.jit(lambda params, *batch: score(params, *batch).log_probs)
+        self.log_probs = compiler.jit(lambda params, *batch: score(params, *batch).log_probs)
         self.key = role_key(seed, Role.EVALUATION)
 
     def judge(

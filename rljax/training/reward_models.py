@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rljax import compiler
 from rljax.algorithms import reward_model
 from rljax.algorithms.learner import init_supervised
 from rljax.errors import UserError
@@ -67,7 +68,8 @@ def sample_reference(
         max_new_tokens=side.rows.tokens.shape[2], temperature=config.normalise_temperature
     )
     eos, pad = pretrained.eos_token_ids, pretrained.pad_token_id
-    sample = jax.jit(make_sampler(build_model(experiment.model, pretrained), sampling, eos, pad))
+    model = build_model(experiment.model, pretrained)
+    sample = compiler.jit(make_sampler(model, sampling, eos, pad))
     first = {record.prompt: row for row, record in reversed(list(enumerate(side.records)))}
     rows = np.resize(np.sort(list(first.values())), config.normalise_samples)
     prompts = Prompts(
@@ -107,7 +109,7 @@ def make_reward_normalise(
         return None
     prompts, completions = sample_reference(experiment, pretrained, data.train)
     model = build_model(experiment.model, pretrained)
-    return jax.jit(reward_model.make_normalise(model, prompts, completions, SAMPLE_ROWS))
+    return compiler.jit(reward_model.make_normalise(model, prompts, completions, SAMPLE_ROWS))
 
 
 def make_reward_learner(
@@ -154,7 +156,7 @@ def held_out_logits(
     Pairs (also those of rankings): difference of the scores, and true; labels: score, and label.
     """
     model = build_model(experiment.model, pretrained)
-    compiled = jax.jit(lambda p, batch: reward_model.batch_scores(model, p, batch))
+    compiled = compiler.jit(lambda p, batch: reward_model.batch_scores(model, p, batch))
     logits: list[float] = []
     outcomes: list[bool] = []
     for batch in side.batches(experiment.reward_model.batch_size):
@@ -178,7 +180,9 @@ def reward_scores(
     """Score the completions of a batch that are some, [n], with what a state has learnt so far."""
     model = build_model(experiment.model, prepared.pretrained)
     params = make_part(experiment, prepared.pretrained.params).merged(state)
-    scores = jax.jit(lambda p, batch: reward_model.batch_scores(model, p, batch))(params, batch)
+    scores = compiler.jit(lambda p, batch: reward_model.batch_scores(model, p, batch))(
+        params, batch
+    )
     return np.asarray(scores)[np.asarray(batch.valid)]
 
 

@@ -48,3 +48,24 @@ def test_what_cannot_be_measured_is_refused():
     config = GRPOConfig(measure_variance=True, gradient_accumulation=2)
     with pytest.raises(ConfigError, match="hold all parameters"):
         validate(GRPOExperiment(grpo=config, mesh=MeshConfig(fsdp=2)))
+
+
+def test_measuring_changes_no_update():
+    x = np.random.default_rng(2).normal(size=(8, 3)).astype(np.float32)
+
+    def loss(params, frozen, batch):
+        return jnp.sum(jnp.tanh(batch["x"] @ params["policy"]) * batch["share"]), {}
+
+    learnt = []
+    for measured in (False, True):
+        optimizer = optax.adam(0.1)
+        learn = make_learner(
+            loss, optimizer, num_epochs=2, num_minibatches=2, parts=2, measure_variance=measured
+        )
+        params = {"policy": jnp.ones(3)}
+        batch = {"x": jnp.asarray(x), "share": jnp.full(len(x), 1 / len(x))}
+        given = (params, optimizer.init(params))
+        (after, _), _ = learn(given, None, batch, lambda rows: rows, jax.random.key(0))
+        learnt.append(np.asarray(after["policy"]))
+    np.testing.assert_array_equal(*learnt)
+    assert np.all(learnt[0] != 1)

@@ -93,6 +93,7 @@ ELSEWHERE = {
     "entropy_coef": "refused: test_impossible_settings_are_refused",
     "loss_aggregation": "refused: test_impossible_settings_are_refused",
     "importance_cap": "refused: test_impossible_settings_are_refused",
+    "measure_variance": "must not change the update: tests/algorithms/test_gradient_variance.py",
 }
 
 
