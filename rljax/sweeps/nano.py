@@ -35,7 +35,7 @@ from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import Score, make_score
 from rljax.sweeps.walks import Walks
-from rljax.sweeps.worlds import Slips, World, means
+from rljax.sweeps.worlds import Praise, Slips, World, means
 from rljax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from rljax.training.writer import MetricsWriter
 from rljax.types import Completions, Prompts, Rollout, TrainState
@@ -56,7 +56,7 @@ if jax.__version_info__ < (0, 12):  # later ones know no other way than the emit
 class NanoConfig:
     """A run of nano size, without its algorithm."""
 
-    world: Slips | Walks = Slips()
+    world: Slips | Walks | Praise = Slips()
     hidden_size: int = 48
     """Width of the recurrent layer."""
     pretrain_steps: int = 300

@@ -168,6 +168,75 @@ class Slips:
         }
 
 
+VALENCES = {
+    "love": 3.2, "great": 3.1, "good": 1.9, "fine": 0.8,
+    "dull": -1.7, "bad": -2.5, "awful": -2.0, "worst": -3.1,
+    "film": 0.0, "story": 0.0, "actor": 0.0, "scene": 0.0,
+    "plot": 0.0, "music": 0.0, "end": 0.0, "start": 0.0,
+}  # fmt: skip
+"""Words, and their valence in VADER's lexicon (Hutto and Gilbert 2014), 0 where it has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Praise:
+    """Say words of praise, without saying one twice: a sentiment with a rule that data hides.
+
+    A text is `length` words of `VALENCES`, as likely as each other, but one that has been said is
+    `reserve` nats less likely: the rule is seldom broken in demonstrations. Score: the sum of the
+    valences less `penalty` for each word that was said before; `repeats` counts these. All texts
+    have one prompt, the end token, which is in none of them.
+    """
+
+    length: int = 12
+    """L, words of a text."""
+    reserve: float = 3.0
+    """Nats by which a word is less likely once it was said."""
+    penalty: float = 5.0
+    """What it then costs."""
+
+    def validate(self) -> None:
+        """Raise ValueError for sizes that mean nothing."""
+        if self.length < 1 or self.reserve < 0 or self.penalty < 0:
+            raise ValueError(
+                f"length {self.length} must be at least 1, reserve {self.reserve} and penalty "
+                f"{self.penalty} at least 0"
+            )
+
+    @property
+    def eos(self) -> int:
+        """The end token, which begins a text here and ends none."""
+        return len(VALENCES)
+
+    @property
+    def vocabulary(self) -> int:
+        """V: the words and the end."""
+        return len(VALENCES) + 1
+
+    def prompts(self) -> np.ndarray:
+        """[1, 1] int32."""
+        return np.full((1, 1), self.eos, np.int32)
+
+    def demonstrate(self, key: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw texts [B, L]."""
+        words = len(VALENCES)
+
+        def say(said: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            word = jax.random.categorical(key, -self.reserve * said)
+            return jnp.maximum(said, jax.nn.one_hot(word, words)), word
+
+        keys = jax.random.split(key, self.length)
+        tokens = jax.lax.scan(say, jnp.zeros((len(ids), words)), keys)[1].T
+        return tokens.astype(jnp.int32), jnp.ones(tokens.shape, bool)
+
+    def judge(self, ids: jax.Array, made: Completions) -> dict[str, jax.Array]:
+        """Score texts; see the class."""
+        said = jax.nn.one_hot(made.tokens, self.vocabulary) * made.mask[..., None]
+        counts = jnp.sum(said, axis=1)
+        valences = jnp.array([*VALENCES.values(), 0.0])
+        repeats = jnp.sum(jnp.maximum(counts - 1, 0), axis=1)
+        return {"score": counts @ valences - self.penalty * repeats, "repeats": repeats}
+
+
 def means(judged: dict[str, jax.Array]) -> dict[str, Any]:
     """Average what a world says of completions: {"world/NAME": scalar}."""
     return {f"world/{name}": jnp.mean(x) for name, x in judged.items()}
