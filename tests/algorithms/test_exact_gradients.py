@@ -83,6 +83,7 @@ def test_leave_one_out_is_unbiased_and_the_group_mean_shrinks():
     same(got, gradient(2 * BETA) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kl_place", ["score", "tokens"])
 @pytest.mark.parametrize(
     "form",

@@ -34,6 +34,7 @@ def test_prefixes_stand_behind_their_prompt():
     assert len(set(np.asarray(asked.samples).tolist())) == 6
 
 
+@pytest.mark.slow
 def test_the_mean_of_many_samples_is_the_exact_value():
     ids = jnp.array([0, 1, 2, 3])
     made = SAMPLE(PARAMS, None, ask(ids), jax.random.key(0))

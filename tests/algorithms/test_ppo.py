@@ -198,6 +198,7 @@ def test_separate_critic_leaves_the_policy_gradient_alone(world):
     assert differ(a.params["policy"], b.params["policy"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("critic", ["shared", "separate"])
 def test_sharing_prompts_changes_no_number(world, critic):
     config = dataclasses.replace(BASE, critic=critic, num_minibatches=1, samples_per_prompt=4)

@@ -33,6 +33,7 @@ def test_a_random_mdp_is_what_was_asked_for():
             random_mdp(jax.random.key(0), 6, 2, **flags)
 
 
+@pytest.mark.slow
 def test_steps_have_the_probabilities_of_the_table():
     mdp = random_mdp(jax.random.key(1), 4, 2, branching=2, end_probability=0.3)
     functions = make_token_mdp(mdp, 9)

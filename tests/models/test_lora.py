@@ -45,6 +45,7 @@ TOKENS = jnp.arange(18).reshape(2, 9) % 61
 MASK = jnp.arange(9)[None] >= jnp.array([0, 3])[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_nothing_changes_at_the_start_and_merged_equals_combined(world, choice):
     _, params, apply = world

@@ -102,6 +102,7 @@ def test_the_sampler_casts_matrices_before_its_loop(scan_layers):
     assert not matrices & set(casts)
 
 
+@pytest.mark.slow
 def test_what_is_held_in_bfloat16_computes_the_same_bit_for_bit():
     model = make_model(CONFIG, "bfloat16")
     held = cast_matrices(params(), "bfloat16")

@@ -105,6 +105,7 @@ def test_a_product_in_8_bits_is_that_of_the_rounded_factors(columns):
     assert 1e-4 < np.max(np.abs(expected - kernel @ x)) < 0.2
 
 
+@pytest.mark.slow
 def test_a_rounded_cache_is_read_as_its_numbers_say():
     """Also where a softmax gives one key nearly all of the weight."""
     keys, values, query, new = (

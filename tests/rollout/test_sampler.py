@@ -87,6 +87,7 @@ def test_values_come_out_of_the_decode(tiny, left_padded):
     np.testing.assert_allclose(made.values, np.where(made.mask, values, 0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_completion_does_not_depend_on_its_batch(tiny):
     model, params = tiny
     _, sample = sampler(model, jax.jit)  # to the bit: of the programs that a user runs

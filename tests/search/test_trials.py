@@ -65,6 +65,7 @@ def silent(text: str) -> None:
     del text
 
 
+@pytest.mark.slow
 def test_a_search_finds_what_is_good_and_gives_up_what_is_not(tmp_path):
     runs, trials, said = Runs(), make_trials(tmp_path, wanted=25), []
     work(make_search(runs), trials, said.append)
@@ -92,6 +93,7 @@ def test_each_trial_is_an_ordinary_run(tmp_path):
         assert (path / "log.txt").is_file()
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_draws_what_it_would_have_drawn(tmp_path):
     whole = make_trials(tmp_path / "whole", wanted=9)
     work(make_search(Runs()), whole, silent)

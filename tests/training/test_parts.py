@@ -135,6 +135,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part, stage", CASES)
 def test_one_update_moves_the_part_and_leaves_the_base(part, stage, sources, full):
     config, learner = learner_of(stage, sources, PARTS[part])
