@@ -252,4 +252,4 @@ class MemberSteps(Fused):
 
     def __init__(self, member: Member, table: Table) -> None:
         self.table = table
-        self._run = member.advance
+        self.run = member.advance
