@@ -46,7 +46,7 @@ def test_several_processes_share_a_search_and_it_goes_on(tmp_path):
     command = shlex.split(said.strip().splitlines()[-1])
     assert command == shlex.split(found["best"]["command"])
     rate = float(re.sub(r".*[ =]", "", found["best"]["command"]))
-    assert rate == found["trials"][found["best"]["trial"]]["params"]["optimizer.learning_rate"]
+    assert rate == found["trials"][found["best"]["trial"]]["values"]["optimizer.learning_rate"]
 
 
 def test_another_search_in_the_directory_is_refused(fails, tmp_path):

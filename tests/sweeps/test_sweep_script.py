@@ -81,7 +81,7 @@ def test_a_sweep_that_is_killed_twice_ends_with_the_same_bytes(tmp_path, fused):
     text = TRAINING
     if fused:  # a reward of tokens: all four runs are one program, and longer
         text = text.replace(
-            "steps=6,", 'steps=16, task=replace(task, reward="exact_match_tokens"),'
+            "steps=6,", 'steps=16, task=replace(task, reward="partial_match_tokens"),'
         )
     file = sweep_file(tmp_path, text, "letters")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
