@@ -1,7 +1,18 @@
-"""GRPO on summaries of docstrings from a small model that starts from nothing. Not measured yet.
+"""GRPO on summaries of docstrings from a small model that starts from nothing.
 
-python experiments/pretrain.py --config configs/tasks/summarisation_scratch_sft.py
-python experiments/grpo.py --config configs/tasks/summarisation_scratch.py
+    python experiments/pretrain.py --config configs/tasks/summarisation_scratch_sft.py
+    python experiments/grpo.py --config configs/tasks/summarisation_scratch.py
+
+200 held-out docstrings, temperature 1, one seed, 95% intervals; 3 minutes on 2 cores, both stages:
+
+    policy                reward                  ROUGE-1   ROUGE-2   ROUGE-L   words
+    supervised start      0.053 [0.044, 0.063]    5.5       0.0       5.1       8.4
+    + RL                  0.107 [0.098, 0.117]    11.7      0.5       10.2      17.9
+
+RL is above the start by 0.054 [0.042, 0.066], and not in the way that one would want: the start is
+hardly able to write, and what is rewarded are the commonest words of summaries in a completion
+twice as long ("Return to the a seconds a string or the."), at 17 nats from the start. The rules are
+far above both, 0.164 for the first sentence. A policy that writes is needed for more.
 """
 
 from dataclasses import replace
