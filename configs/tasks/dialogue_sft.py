@@ -20,7 +20,7 @@ from rljax.training.optimizer import OptimizerConfig
 
 config = PretrainExperiment(
     architecture=ArchitectureConfig(
-        family="llama", hidden_size=96, num_layers=2, num_heads=4, context_length=256
+        family="llama", hidden_size=96, num_layers=2, num_heads=4, context_length=320
     ),
     tokenizer="bpe:2048",
     data=DocumentConfig(
