@@ -3,10 +3,21 @@
 The user answers as people in chitchat-dataset did; ease of answering, information flow and semantic
 coherence are judged by the frozen models of configs/tasks/dialogue_sft.py, the first of which is
 also the start. A turn that does not end the dialogue is worth 3 more: log-probabilities are
-negative, and without it the best thing to say would be something dull at once. This config
-was not run to its end yet.
+negative, and without it the best thing to say would be something dull at once.
 
     python experiments/ppo.py --config configs/tasks/dialogue.py
+
+200 held-out dialogues of up to 4 turns, one seed, 95% intervals; 9 minutes on 2 cores beside other
+programs, after 6 for the two models:
+
+    policy             score                      ease   flow   coherence   words   distinct bigrams
+    supervised start   -4.85 [-5.05, -4.65]       2.53   0.38   -9.87        7.4    0.83
+    + PPO              -3.39 [-3.59, -3.20]       2.49   0.26   -9.07       13.4    0.51
+
+PPO is above its start by 1.46 [1.21, 1.70], at 26 nats a dialogue from it. What rises is coherence,
+which is a mean over words of log-probabilities under two small models: turns become longer and more
+alike ("i think that is just pretty cool"), and ease and flow fall a little. Dull ends are rare in
+both (0.02, 0.01).
 """
 
 from dataclasses import replace
