@@ -1,8 +1,15 @@
 """GRPO on translation from a small model that starts from nothing: less to compute, and far worse.
 
 The task and reward of configs/tasks/translation.py, with two similar pairs in each prompt. The
-pairs are too few for such a start: at temperature 1 it has a mean reward of 0.075 [0.062, 0.090] on
-200 held-out prompts (BLEU 5.4, chrF 9.8), below copying the source. RL is not measured yet.
+pairs are too few for such a start, and RL only makes it longer. 200 held-out prompts, temperature
+1, one seed, 95% intervals, about 5 minutes on 2 cores beside other programs, both stages:
+
+    policy              reward (chrF)           BLEU   placeholders   length ratio
+    supervised start    0.073 [0.059, 0.089]    4.2    0.17           1.2
+    + RL                0.085 [0.073, 0.099]    2.0    0.11           3.8
+
+The reward's gain of 0.012 [0.001, 0.022] is no better translation: chrF weighs recall of letters,
+which more letters bring, and BLEU falls by half. Copying the source is far above both.
 
     python experiments/pretrain.py --config configs/tasks/translation_scratch_sft.py
     python experiments/grpo.py --config configs/tasks/translation_scratch.py
