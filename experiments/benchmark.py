@@ -268,13 +268,13 @@ class Parts:
 
     def queue(self) -> dict[str, Any]:
         """Sample completions of geometric lengths, at once and through slots, in turn."""
-        flags, vocabulary = self.flags, self.model.config.vocab_size
+        flags, model, vocabulary = self.flags, self.model, self.model.config.vocab_size
         ends = jax.random.permutation(self.key, vocabulary)[: -(-4 * vocabulary // flags.new)]
         arguments = (self.params, None, self.prompts, self.key)
         programs, made = {}, {}
         for slots in (None, flags.slots):
             sampling = dataclasses.replace(self.sampling, slots=slots)
-            sample = make_continuous_sampler(self.model, sampling, list(ends), 0, group=flags.group)
+            sample = make_continuous_sampler(model, sampling, ends.tolist(), 0, group=flags.group)
             programs[slots] = build(compiler.jit(sample), arguments)[0]
             made[slots] = jax.block_until_ready(programs[slots](*arguments))
         calls = [functools.partial(program, *arguments) for program in programs.values()]

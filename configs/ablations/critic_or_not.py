@@ -33,7 +33,7 @@ from rljax.experiment import GRPOExperiment
 from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.sweeps.nano import NanoGRPO, NanoPPO, train_nano
-from rljax.sweeps.spec import Claim, Sweep, at, mean_of_last
+from rljax.sweeps.spec import Claim, Sweep, at, less_kl, mean_of_last
 from rljax.sweeps.tldr import SMOKE, tldr_ppo, tldr_stages
 from rljax.sweeps.worlds import Slips
 from rljax.training.optimizer import OptimizerConfig
@@ -89,12 +89,6 @@ arms = {
 }
 
 
-def objective(run: object) -> float:
-    """Read the score less the price of the KL, means of the last fifth of the steps."""
-    score = mean_of_last("objective/scores", 0.2)(run)
-    return score - BETA * mean_of_last("objective/kl", 0.2)(run)
-
-
 claims = (
     Claim(
         "RLOO with 4 samples is at least as good as PPO, within a standard error",
@@ -115,7 +109,7 @@ cpu = Sweep(
     arms=arms,
     seeds=(0, 1, 2, 3, 4),
     metrics={
-        "objective": objective,
+        "objective": less_kl(BETA, 0.2),
         "score": mean_of_last("objective/scores", 0.2),
         "KL": mean_of_last("objective/kl", 0.2),
         "variance": at("optim/grad_variance", 1),

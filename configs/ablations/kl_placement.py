@@ -48,23 +48,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from rljax.algorithms import grpo
-from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.experiment import GRPOExperiment
 from rljax.kl import KLConfig, kl_estimate
 from rljax.sweeps.enumerable import (
     EnumerableExperiment,
-    final_numbers,
-    log_probs_of,
+    first_gradient,
     make_sampler,
     make_world,
     train_table,
     world_of,
     write_run,
 )
+from rljax.sweeps.exact import final_numbers, log_probs_of
 from rljax.sweeps.spec import Claim, Sweep, last
 from rljax.training.flags import load_config
 
@@ -156,15 +153,10 @@ def gradient_gap(length: int) -> float:
     tables = []
     for changes in (ON_SCORE, in_loss("k2")):
         config = dataclasses.replace(plain, **changes)
-        ascent = optax.sgd(1.0)
-        update = grpo.make_update(world.model, config, sampling, world.eos_ids, ascent)
-        state = init_state(
-            policy, world.tree.num_prefixes, ascent, critic="none", kl_coef=jnp.float32(BETA)
-        )
+        gradient = functools.partial(first_gradient, world, config, sampling)
         # it runs once: XLA's time to optimise it would be all of its time
-        once = jax.jit(update, compiler_options={"xla_backend_optimization_level": 0})
-        state, _ = once(state, rollout, scores, jax.random.key(0))
-        tables.append(state.params["policy"]["table"] - policy["table"])
+        once = jax.jit(gradient, compiler_options={"xla_backend_optimization_level": 0})
+        tables.append(once(policy["table"], rollout, scores, jax.random.key(0))[0])
     return float(jnp.linalg.norm(tables[0] - tables[1]) / jnp.linalg.norm(tables[0]))
 
 
@@ -172,7 +164,7 @@ def measure(config: EnumerableExperiment, run_dir: Path) -> None:
     """Train, and write what the module's docstring lists."""
     table, metrics = train_table(config)
     world = world_of(config)
-    numbers = final_numbers(config, world, log_probs_of(world, table))
+    numbers = final_numbers(world, log_probs_of(world, table), config.beta)
     numbers |= spreads(table, config) | normal_table(config.seed)
     numbers |= {
         "gradients/bandit": gradient_gap(1),

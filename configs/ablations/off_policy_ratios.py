@@ -36,17 +36,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from rljax.algorithms import grpo
-from rljax.algorithms.actor_critic import init_state
 from rljax.algorithms.grpo import GRPOConfig
 from rljax.experiment import GRPOExperiment
 from rljax.kl import KLConfig
 from rljax.sweeps.enumerable import (
     EnumerableExperiment,
-    final_numbers,
-    log_probs_of,
+    first_gradient,
     make_sampler,
     make_world,
     train_table,
@@ -54,6 +50,7 @@ from rljax.sweeps.enumerable import (
     world_of,
     write_run,
 )
+from rljax.sweeps.exact import final_numbers, log_probs_of
 from rljax.sweeps.spec import Claim, Sweep, Table, last, maximum, mean_of_last
 from rljax.training.flags import load_config
 from rljax.training.optimizer import OptimizerConfig
@@ -87,14 +84,12 @@ def _gradient(config: EnumerableExperiment) -> Any:
 
     def run(reference: jax.Array, rewards: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
         world = with_task(tree, reference, rewards)
-        policy, ascent = {"table": reference}, optax.sgd(1.0)
-        rollout, scores = make_sampler(world, algorithm, config.sampling)({"policy": policy}, key)
-        update = grpo.make_update(world.model, algorithm, config.sampling, world.eos_ids, ascent)
-        state = init_state(
-            policy, world.model.config.hidden_size, ascent, critic="none", kl_coef=jnp.float32(0)
+        policy = {"policy": {"table": reference}}
+        rollout, scores = make_sampler(world, algorithm, config.sampling)(policy, key)
+        gradient, metrics = first_gradient(
+            world, algorithm, config.sampling, reference, rollout, scores, key
         )
-        state, metrics = update(state, rollout, scores, key)
-        return reference - state.params["policy"]["table"], metrics["policy/loss"]
+        return gradient, metrics["policy/loss"]
 
     # it runs a few times only: XLA's time to optimise it would be most of its time
     return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
@@ -118,7 +113,7 @@ def measure(config: EnumerableExperiment, run_dir: Path) -> None:
     """Train, and write what the module's docstring lists."""
     table, metrics = train_table(config)
     world = world_of(config)
-    numbers = final_numbers(config, world, log_probs_of(world, table))
+    numbers = final_numbers(world, log_probs_of(world, table), config.beta)
     write_run(config, run_dir, metrics, numbers | first_update(config))
 
 

@@ -60,7 +60,7 @@ from rljax.kl import KLConfig
 from rljax.rollout.distribution import SamplingConfig
 from rljax.sweeps.faults import FaultyPPO, Sentences
 from rljax.sweeps.nano import train_nano
-from rljax.sweeps.spec import Claim, Sweep, at, mean_of_last
+from rljax.sweeps.spec import Claim, Sweep, at, less_kl, mean_of_last
 from rljax.sweeps.tldr import SMOKE, tldr_ppo, tldr_stages
 from rljax.training.optimizer import OptimizerConfig
 
@@ -101,18 +101,6 @@ arms = {
 }
 
 
-def objective(run: object) -> float:
-    """Read the score less the price of the KL, means of the last fifth of the steps."""
-    score = mean_of_last("objective/scores", 0.2)(run)
-    return score - BETA * mean_of_last("objective/sampled_kl", 0.2)(run)
-
-
-def full_objective(run: object) -> float:
-    """Read the same of a run of full size."""
-    score = mean_of_last("objective/scores", 0.2)(run)
-    return score - BETA * mean_of_last("objective/kl", 0.2)(run)
-
-
 claims = (
     Claim("without the temperature in the scoring the logged KL is higher",
           "KL", "no_temperature", ">", "all"),
@@ -128,7 +116,7 @@ cpu = Sweep(
     arms=arms,
     seeds=(0, 1, 2, 3, 4),
     metrics={
-        "objective": objective,
+        "objective": less_kl(BETA, 0.2, "objective/sampled_kl"),
         "score": mean_of_last("objective/scores", 0.2),
         "explained": at("value/explained_variance", 20),
         "KL": at("objective/kl", 50),
@@ -152,7 +140,7 @@ full = Sweep(
     },
     seeds=(0, 1, 2, 3),
     metrics={
-        "objective": full_objective,
+        "objective": less_kl(BETA, 0.2),
         "score": mean_of_last("objective/scores", 0.2),
         "explained": mean_of_last("value/explained_variance", 0.2),
         "KL": mean_of_last("objective/kl", 0.2),

@@ -74,6 +74,11 @@ def room() -> Room | None:
     return Room(min(sizes) / jax.local_device_count(), "free on this machine")
 
 
+def count(tree: Any) -> int:
+    """Count the numbers in a pytree of arrays, or of shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def gigabytes(size: float) -> str:
     """Return bytes in 1e9, with as many digits as they are worth."""
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2g} MB"

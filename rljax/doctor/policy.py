@@ -17,7 +17,7 @@ import numpy as np
 from rljax.algorithms.metrics import split_tokens
 from rljax.doctor.ends import report_ends
 from rljax.doctor.findings import Findings
-from rljax.doctor.memory import Needs, program_needs, report_memory, room
+from rljax.doctor.memory import Needs, count, program_needs, report_memory, room
 from rljax.doctor.rewards import report_rewards
 from rljax.experiment import OnPolicyExperiment
 from rljax.rewards.protocol import Judgement
@@ -71,11 +71,6 @@ def report_model(findings: Findings, setup: OnPolicy, state: TrainState) -> None
         f"{setup.config.model.source}: {whole:,} parameters; {trained:,} are trained"
         + (f", {trained - whole:,} of them the critic's" if trained > whole else ""),
     )
-
-
-def count(tree: Any) -> int:
-    """Count the numbers in a pytree of arrays, or of shapes."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def longest_batch(setup: OnPolicy) -> tuple[np.ndarray, Prompts]:

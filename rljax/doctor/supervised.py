@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from rljax.doctor.findings import Findings
-from rljax.doctor.memory import Needs, program_needs, report_memory, room
+from rljax.doctor.memory import Needs, count, program_needs, report_memory, room
 from rljax.experiment import SupervisedExperiment
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks.packing import PackedData
@@ -74,8 +74,8 @@ def _check(
 ) -> None:
     learner, placement = prepared.learner, prepared.placement
     available, state = room(), placement.put(learner.init())
-    whole = _count(prepared.pretrained.params)
-    trained = _count(state.params)
+    whole = count(prepared.pretrained.params)
+    trained = count(state.params)
     findings.say("model", f"{whole:,} parameters; {trained:,} are trained")
     report_data(findings, prepared)
     kinds = batch_kinds(experiment, prepared)
@@ -106,10 +106,6 @@ def _check(
         f"{mean:.2f} s a step, measured on one real step after a first one ({spoken}); "
         f"{experiment.steps} steps take about {format_duration(mean * experiment.steps)}",
     )
-
-
-def _count(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def batch_kinds(experiment: SupervisedExperiment, prepared: Prepared) -> list[Kind]:

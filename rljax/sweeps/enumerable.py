@@ -40,6 +40,8 @@ from rljax.environments.tabular import World, local_rewards
 from rljax.kl import make_kl_controller
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.scoring import make_score
+from rljax.sweeps.exact import final_numbers, log_probs_of, reference_of
+from rljax.sweeps.pairs import Pairs, draw_preferences
 from rljax.tasks.preference_batches import PreferenceBatch
 from rljax.traced import is_zero, set_numbers, set_traced
 from rljax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -210,6 +212,29 @@ def learn_on_policy(
     return scan_steps(config, world, step, state, key)
 
 
+def first_gradient(
+    world: World,
+    algorithm: GRPOConfig,
+    sampling: SamplingConfig,
+    policy: jax.Array,
+    rollout: Rollout,
+    scores: jax.Array,
+    key: jax.Array,
+) -> tuple[jax.Array, Metrics]:
+    """Compute what one update by a batch adds to the table at rate 1: [S, V], and its metrics."""
+    ascent = optax.sgd(1.0)
+    update = grpo.make_update(world.model, algorithm, sampling, world.eos_ids, ascent)
+    state = init_state(
+        {"table": policy},
+        world.model.config.hidden_size,
+        ascent,
+        critic="none",
+        kl_coef=make_kl_controller(algorithm.kl).init(),
+    )
+    state, metrics = update(state, rollout, scores, key)
+    return state.params["policy"]["table"] - policy, metrics
+
+
 def scan_steps(
     config: EnumerableExperiment,
     world: World,
@@ -247,21 +272,16 @@ def draw_pairs(config: EnumerableExperiment, world: World, key: jax.Array) -> Pr
     which_key, label_key = jax.random.split(key)
     log_reference = world.log_probs(world.reference)
     which = jax.random.categorical(which_key, log_reference, shape=(count, 2))
-    first, second = world.rewards[which[:, 0]], world.rewards[which[:, 1]]
-    wins = jax.random.uniform(label_key, (count,)) < jax.nn.sigmoid(first - second)
-    which = jnp.where(wins[:, None], which, which[:, ::-1])
     ones = jnp.ones((count, 1), jnp.int32)
-    return PreferenceBatch(
+    pairs = Pairs(
         prompt_tokens=0 * ones,
         prompt_mask=ones > 0,
         tokens=jnp.asarray(world.tokens)[which],
         mask=jnp.ones((count, 2, slots), bool),
-        values=jnp.tile(jnp.array([1.0, 0.0]), (count, 1)),
-        valid=jnp.ones((count, 2), bool),
-        margins=jnp.zeros(count),
         ref_log_probs=log_reference[which],
-        weights=jnp.full(count, 1 / config.dpo.batch_size),
     )
+    lead = world.rewards[which[:, 0]] - world.rewards[which[:, 1]]
+    return draw_preferences(pairs, lead, label_key, batch_size=config.dpo.batch_size)
 
 
 def learn_from_pairs(
@@ -317,42 +337,7 @@ def _program(config: EnumerableExperiment) -> Any:
     return jax.jit(run)
 
 
-# ------------------------------------------------------------------------------------ Reporting
-
-
-def final_numbers(
-    config: EnumerableExperiment, world: World, log_policy: np.ndarray
-) -> dict[str, float]:
-    """Compare a policy, given by its log-probabilities [N] in float64, with the frontier."""
-    log_reference, rewards = reference_of(world)
-    found = frontier.point(log_policy, log_reference, rewards)
-    start = float(np.exp(log_reference) @ rewards)
-    best = frontier.optimum(log_reference, rewards, config.beta)
-    reached = found.reward - config.beta * found.kl
-    most = frontier.reward_at(log_reference, rewards, max(found.kl, 0.0))
-    return {
-        "exact/reward": found.reward,
-        "exact/kl": found.kl,
-        "exact/objective": reached,
-        "exact/start": start,
-        "exact/optimum": best,
-        "exact/optimum_gap": best - reached,
-        "exact/closed": (reached - start) / (best - start),
-        "exact/frontier": most,
-        "exact/frontier_gap": most - found.reward,
-    }
-
-
-def reference_of(world: World) -> tuple[np.ndarray, np.ndarray]:
-    """Return the reference's log-probabilities [N] and the rewards [N], in float64."""
-    return log_probs_of(world, world.reference), np.asarray(world.rewards, np.float64)
-
-
-def log_probs_of(world: World, table: jax.Array) -> np.ndarray:
-    """Compute a table's log-probabilities of all completions [N], in float64."""
-    log_policy = frontier.log_normalised(np.asarray(table, np.float64))
-    nodes = np.asarray(world.tree.prefixes(jnp.asarray(world.tokens)))
-    return np.sum(log_policy[nodes, world.tokens], axis=1)
+# -------------------------------------------------------------------------------------- Running
 
 
 def train_table(config: EnumerableExperiment) -> tuple[jax.Array, dict[str, np.ndarray]]:
@@ -391,7 +376,7 @@ def run_enumerable(config: EnumerableExperiment, run_dir: str | Path) -> None:
     Raises ValueError for an impossible config.
     """
     log_policy, metrics = train(config)
-    write_run(config, run_dir, metrics, final_numbers(config, world_of(config), log_policy))
+    write_run(config, run_dir, metrics, final_numbers(world_of(config), log_policy, config.beta))
 
 
 def write_run(

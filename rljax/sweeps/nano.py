@@ -9,6 +9,7 @@ B completions a step, G of each prompt, S steps.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -53,7 +54,7 @@ if jax.__version_info__ < (0, 12):  # later ones know no other way than the emit
 
 
 @dataclasses.dataclass(frozen=True)
-class NanoConfig:
+class NanoConfig(abc.ABC):
     """A run of nano size, without its algorithm."""
 
     world: Slips | Walks | Praise = Slips()
@@ -70,9 +71,9 @@ class NanoConfig:
     """Of prompts, sampling and minibatches."""
 
     @property
+    @abc.abstractmethod
     def algorithm(self) -> OnPolicyConfig:
         """The algorithm's part."""
-        raise NotImplementedError
 
     def make_parts(self) -> Parts:
         """Build the functions of a run; a subclass may put a fault into them."""

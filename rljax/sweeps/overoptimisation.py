@@ -38,6 +38,7 @@ from rljax.models.heads import init_reward_head
 from rljax.rollout.keys import Role, role_key
 from rljax.rollout.scoring import reward_scores
 from rljax.sweeps.nano import QUICK, NanoPPO, Params, Parts, start_of
+from rljax.sweeps.pairs import Pairs, draw_preferences
 from rljax.sweeps.worlds import Praise
 from rljax.tasks.preference_batches import PreferenceBatch
 from rljax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
@@ -137,22 +138,15 @@ def prefer(
 
     gold: [2 M]. rows: records whose weights add up to 1.
     """
-    lead = gold[::2] - gold[1::2]
-    count = len(lead)
-    wins = jax.random.uniform(key, (count,)) < jax.nn.sigmoid(scale * lead)
-    first = jnp.where(wins, 0, 1)
-    which = 2 * jnp.arange(count)[:, None] + jnp.stack([first, 1 - first], axis=1)
-    return PreferenceBatch(
-        prompt_tokens=prompts.tokens[::2],
-        prompt_mask=prompts.mask[::2],
-        tokens=made.tokens[which],
-        mask=made.mask[which],
-        values=jnp.tile(jnp.array([1.0, 0.0]), (count, 1)),
-        valid=jnp.ones((count, 2), bool),
-        margins=jnp.zeros(count),
-        ref_log_probs=jnp.full((count, 2), jnp.nan),
-        weights=jnp.full(count, 1 / rows),
+    count = len(gold) // 2
+    pairs = Pairs(
+        prompts.tokens[::2],
+        prompts.mask[::2],
+        made.tokens.reshape(count, 2, -1),
+        made.mask.reshape(count, 2, -1),
+        jnp.full((count, 2), jnp.nan),
     )
+    return draw_preferences(pairs, scale * (gold[::2] - gold[1::2]), key, batch_size=rows)
 
 
 def fit_proxy(

@@ -85,6 +85,19 @@ class MeanOfLast:
 
 
 @dataclasses.dataclass(frozen=True)
+class LessKL:
+    """See `less_kl`."""
+
+    coef: float
+    share: float
+    kl: str
+
+    def __call__(self, run: Measured) -> float:
+        score = MeanOfLast("objective/scores", self.share)(run)
+        return score - self.coef * MeanOfLast(self.kl, self.share)(run)
+
+
+@dataclasses.dataclass(frozen=True)
 class At:
     """See `at`."""
 
@@ -138,6 +151,11 @@ def last(tag: str) -> Reader:
 def mean_of_last(tag: str, share: float) -> Reader:
     """Read the mean of the last `share` of a tag's values, in (0, 1]; of one value at least."""
     return MeanOfLast(tag, share)
+
+
+def less_kl(coef: float, share: float, kl: str = "objective/kl") -> Reader:
+    """Read the score less coef KL, means of the last `share` of both: the score at one price."""
+    return LessKL(coef, share, kl)
 
 
 def at(tag: str, step: int) -> Reader:

@@ -29,6 +29,7 @@ from rljax.sweeps.readers import Reader
 from rljax.sweeps.readers import at as at
 from rljax.sweeps.readers import first_step_where as first_step_where
 from rljax.sweeps.readers import last as last
+from rljax.sweeps.readers import less_kl as less_kl
 from rljax.sweeps.readers import maximum as maximum
 from rljax.sweeps.readers import mean_of_last as mean_of_last
 from rljax.training.errors import ConfigError

@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rljax import compiler
 from rljax.experiment import OnPolicyExperiment
 from rljax.traced import set_traced
 from rljax.training.fused import Fused, Order, Record, Table
+from rljax.training.fused_runs import over_devices, runs_mesh
 from rljax.training.setup import OnPolicy
 from rljax.types import Completions, Prompts, TrainState
 
@@ -123,13 +124,10 @@ class Group:
         """Put a program's arguments where it wants them: the rows shared out over the devices."""
         if self.devices == 1:
             return fixed, numbers, arrays
-        mesh = self._mesh()
+        mesh = runs_mesh(self.devices)
         whole = NamedSharding(mesh, PartitionSpec())
         split = NamedSharding(mesh, PartitionSpec("runs"))
         return jax.device_put(fixed, whole), *jax.device_put((numbers, arrays), split)
-
-    def _mesh(self) -> Mesh:
-        return jax.make_mesh((self.devices,), ("runs",), axis_types=(AxisType.Auto,))
 
     def _row(self, tree: Any, row: int) -> Any:
         """Take one run's share of a result."""
@@ -154,19 +152,11 @@ class Group:
             axes = (None, 0, 0, *(None,) * len(common))
             return jax.vmap(one, in_axes=axes)(fixed, numbers, arrays, *common)
 
-        if self.devices == 1:
-            return many
-        mesh = self._mesh()
-        whole, split = PartitionSpec(), PartitionSpec("runs")
+        def spread(*arguments: Any) -> Any:
+            rows = (False, True, True, *(False,) * (len(arguments) - 3))
+            return over_devices(many, self.devices, rows)(*arguments)
 
-        def shared_out(fixed: Any, numbers: Any, arrays: Any, *common: Any) -> Any:
-            specs = (whole, split, split, *(whole,) * len(common))
-            mapped = jax.shard_map(
-                many, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False
-            )
-            return mapped(fixed, numbers, arrays, *common)
-
-        return shared_out
+        return spread
 
 
 def _first_state(setup: OnPolicy, table: Table) -> TrainState:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from rljax import compiler
 from rljax.algorithms.metrics import split_tokens
@@ -129,6 +129,27 @@ def make_program(setup: OnPolicy, steps: int) -> Callable[..., tuple[TrainState,
     return run
 
 
+def runs_mesh(devices: int) -> Mesh:
+    """Make the mesh over which runs are shared out."""
+    return jax.make_mesh((devices,), ("runs",), axis_types=(AxisType.Auto,))
+
+
+def over_devices(
+    function: Callable[..., Any], devices: int, shared_out: Sequence[bool]
+) -> Callable[..., Any]:
+    """Give each device its share of the rows of a function that has some for every run.
+
+    shared_out: of each argument whether its leading axis is that of the runs, as the result's is.
+    """
+    if devices == 1:
+        return function
+    whole, split = PartitionSpec(), PartitionSpec("runs")
+    specs = tuple(split if rows else whole for rows in shared_out)
+    return jax.shard_map(
+        function, mesh=runs_mesh(devices), in_specs=specs, out_specs=split, check_vma=False
+    )
+
+
 def map_runs(
     run: Callable[..., Any], over: Literal["vmap", "map"], devices: int
 ) -> Callable[..., Any]:
@@ -143,13 +164,7 @@ def map_runs(
             return jax.vmap(run, in_axes=(None, None, 0, 0))(params, table, settings, orders)
         return jax.lax.map(lambda one: run(params, table, *one), (settings, orders))
 
-    if devices == 1:
-        return many
-    mesh = jax.make_mesh((devices,), ("runs",), axis_types=(AxisType.Auto,))
-    whole, split = PartitionSpec(), PartitionSpec("runs")
-    return jax.shard_map(
-        many, mesh=mesh, in_specs=(whole, whole, split, split), out_specs=split, check_vma=False
-    )
+    return over_devices(many, devices, (False, False, True, True))
 
 
 def run_fused(

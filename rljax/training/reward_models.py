@@ -155,8 +155,7 @@ def held_out_logits(
 
     Pairs (also those of rankings): difference of the scores, and true; labels: score, and label.
     """
-    model = build_model(experiment.model, pretrained)
-    compiled = compiler.jit(lambda p, batch: reward_model.batch_scores(model, p, batch))
+    compiled = make_scores(experiment, pretrained)
     logits: list[float] = []
     outcomes: list[bool] = []
     for batch in side.batches(experiment.reward_model.batch_size):
@@ -174,15 +173,18 @@ def held_out_logits(
     return np.asarray(logits), np.asarray(outcomes)
 
 
+def make_scores(experiment: RewardExperiment, pretrained: Pretrained) -> Callable[..., jax.Array]:
+    """Compile (whole parameters, batch) -> the scores of its completions."""
+    model = build_model(experiment.model, pretrained)
+    return compiler.jit(lambda params, batch: reward_model.batch_scores(model, params, batch))
+
+
 def reward_scores(
     experiment: RewardExperiment, prepared: Prepared, state: Any, batch: Any
 ) -> np.ndarray:
     """Score the completions of a batch that are some, [n], with what a state has learnt so far."""
-    model = build_model(experiment.model, prepared.pretrained)
     params = make_part(experiment, prepared.pretrained.params).merged(state)
-    scores = compiler.jit(lambda p, batch: reward_model.batch_scores(model, p, batch))(
-        params, batch
-    )
+    scores = make_scores(experiment, prepared.pretrained)(params, batch)
     return np.asarray(scores)[np.asarray(batch.valid)]
 
 

@@ -13,14 +13,13 @@ from rljax.kl import KLConfig
 from rljax.reporting.runs import read_run
 from rljax.sweeps.enumerable import (
     EnumerableExperiment,
-    final_numbers,
     learn,
-    reference_of,
     run_enumerable,
     split_numbers,
     train,
     world_of,
 )
+from rljax.sweeps.exact import final_numbers, reference_of
 
 TINY = EnumerableExperiment(
     method="grpo",
@@ -67,7 +66,7 @@ def test_a_shared_program_gives_the_numbers_of_its_own():
 def test_the_exact_kl_holds_the_policy_back():
     free = replace(TINY, grpo=replace(TINY.grpo, kl=KLConfig(coef=0.0), kl_place="loss"), steps=80)
     held = replace(free, exact_kl_coef=3.0)
-    kls = [final_numbers(c, world_of(c), train(c)[0])["exact/kl"] for c in (free, held)]
+    kls = [final_numbers(world_of(c), train(c)[0], c.beta)["exact/kl"] for c in (free, held)]
     assert kls[1] < 0.2 * kls[0]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rljax.errors import UserError
-from rljax.sweeps.readers import at, first_step_where, last, maximum, mean_of_last
+from rljax.sweeps.readers import at, first_step_where, last, less_kl, maximum, mean_of_last
 
 
 def record(**tags):
@@ -30,6 +30,12 @@ def test_values_by_hand():
     assert mean_of_last("eval/score", 0.5)(RUN) == pytest.approx(0.8)
     assert mean_of_last("eval/score", 0.01)(RUN) == 0.7
     assert mean_of_last("eval/score", 1)(RUN) == pytest.approx(0.55)
+
+
+def test_the_score_at_a_price_of_the_kl():
+    run = record(objective__scores=[9, 1, 2], objective__kl=[9, 4, 6], objective__own=[0, 1, 1])
+    assert less_kl(0.1, 2 / 3)(run) == pytest.approx(1.5 - 0.5)
+    assert less_kl(0.1, 2 / 3, "objective/own")(run) == pytest.approx(1.4)
 
 
 def test_the_first_step_beyond_a_bound():
