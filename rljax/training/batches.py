@@ -6,6 +6,7 @@ B completions of a batch, G of each prompt.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -22,6 +23,10 @@ from rljax.types import Rollout, TrainState
 
 if TYPE_CHECKING:
     from rljax.training.setup import OnPolicy
+
+
+Meanwhile = Callable[[Rollout], None]
+"""Gets the batch that is being sampled."""
 
 
 class Sampled(NamedTuple):
@@ -77,12 +82,20 @@ def judge(setup: OnPolicy, sampled: Sampled) -> Collected:
     )
 
 
-def sample_and_judge(setup: OnPolicy, state: TrainState, draw: int) -> Collected:
-    """Sample and judge one batch, one after the other; or play one of episodes."""
+def sample_and_judge(
+    setup: OnPolicy, state: TrainState, draw: int, meanwhile: Meanwhile | None = None
+) -> Collected:
+    """Sample and judge one batch, one after the other; or play one of episodes.
+
+    meanwhile: what the host does while the devices sample; not with episodes, which need the host.
+    """
     if setup.stage is not None:
         return play(setup, setup.stage, state, draw)
     started = time.perf_counter()
-    sampled = jax.block_until_ready(sample(setup, state, draw))
+    sampled = sample(setup, state, draw)
+    if meanwhile is not None:
+        meanwhile(sampled.rollout)
+    jax.block_until_ready(sampled)
     seconds = {"rollout": time.perf_counter() - started}
     batch = judge(setup, sampled)
     return batch._replace(seconds=seconds | batch.seconds)
@@ -105,14 +118,17 @@ def play(setup: OnPolicy, stage: Stage, state: TrainState, draw: int) -> Collect
     )
 
 
-def collect(setup: OnPolicy, state: TrainState, step: int) -> Collected:
+def collect(
+    setup: OnPolicy, state: TrainState, step: int, meanwhile: Meanwhile | None = None
+) -> Collected:
     """Sample and judge the batch of a step; refill it while groups of equal scores are in it.
 
     Refilling is DAPO's dynamic sampling: informative groups are kept in the order they came, up to
-    `dynamic_sampling` further batches; what is still missing is filled with the others.
+    `dynamic_sampling` further batches; what is still missing is filled with the others. meanwhile:
+    see `sample_and_judge`.
     """
     extra = setup.algorithm.further_batches
-    batches = [sample_and_judge(setup, state, step * (extra + 1))]
+    batches = [sample_and_judge(setup, state, step * (extra + 1), meanwhile)]
     group, size = setup.algorithm.samples_per_prompt, setup.algorithm.batch_size
     informative = _informative(batches[0].scores, group)
     while len(batches) <= extra and np.sum(informative) * group < size:

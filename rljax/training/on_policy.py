@@ -5,6 +5,7 @@ Evaluation, checkpoints and the exact resumption of a run are alike for all of t
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
 from rljax.training.compilation import CompileCounter, announce
 from rljax.training.config_json import config_to_json, flatten_config
+from rljax.training.first_step import check_first_step, compile_learning
 from rljax.training.overlap import collect_ahead, sample_first, staleness
 from rljax.training.policy_report import (
     completion_rows,
@@ -56,9 +58,10 @@ def one_step(
     if config.overlap:
         batch, ahead = collect_ahead(setup, state, step, first=first)
     else:
-        batch = collect(setup, state, step)
+        meanwhile = functools.partial(compile_learning, setup, state, step) if first else None
+        batch = collect(setup, state, step, meanwhile)
         if first:
-            setup.check_first_step(state, batch.rollout, batch.texts)
+            check_first_step(setup, state, batch.rollout, batch.texts)
     rollout, made = batch.rollout, batch.rollout.completions
     log_spread(writer, step + 1, batch.scores, np.sum(made.mask, axis=1))
     more = setup.greedy_scores(state, step)

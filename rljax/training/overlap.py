@@ -19,6 +19,7 @@ import jax
 
 from rljax.tasks.evaluation import decode_completions
 from rljax.training.batches import Collected, Sampled, judge, sample
+from rljax.training.first_step import check_first_step
 from rljax.types import Ahead, Rollout, TrainState
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def collect_ahead(
     following = sample(setup, state, step + 1).rollout
     if first:
         texts = decode_completions(setup.tokenizer, following.completions)
-        setup.check_first_step(state, following, texts)
+        check_first_step(setup, state, following, texts)
     batch = judge(setup, Sampled(indices, rollout))
     jax.block_until_ready(following)
     reward = batch.seconds["reward"]

@@ -25,13 +25,6 @@ from rljax.models.flops import forward_flops
 from rljax.models.precision import cast_matrices, masters
 from rljax.models.trainable import make_trainable
 from rljax.rewards.combined import require_token_rewards
-from rljax.rollout.agreement import (
-    check_coarse,
-    check_mean_gap,
-    check_ratio,
-    check_start_kl,
-    coarse_kl,
-)
 from rljax.rollout.distribution import SamplingConfig
 from rljax.rollout.keys import Role, role_key
 from rljax.tasks import (
@@ -372,28 +365,3 @@ class OnPolicy:
         config = self.config
         numbers = config.exploration.numbers(config.sampling, step, config.steps)
         return {f"exploration/{name}": value for name, value in numbers.items()}
-
-    def check_first_step(self, state: TrainState, rollout: Rollout, texts: list[str]) -> None:
-        """Stop before anything is learnt if sampler, learner or reference disagree."""
-        config, made, at_start = self.config, rollout.completions, int(state.step) == 0
-        made = made._replace(log_probs=made.own_log_probs)  # of a mixture, the policy's part
-        rollout = rollout._replace(completions=made)
-        coarse, exact = config.sampling.coarse, config.model.dtype == "float32"
-        bound = config.max_ratio_gap if exact or coarse else config.max_mean_gap
-        if bound is not None or coarse:
-            scored = self.log_probs(state, rollout)
-        if bound is not None and coarse:
-            check_coarse(coarse_kl(made, scored))
-        elif bound is not None and exact:
-            check_ratio(made, scored, tolerance=bound, texts=texts)
-        elif bound is not None:
-            check_mean_gap(made, scored, tolerance=bound, who="learner")
-        if coarse:  # the policy is the learner's; the sampler has another KL
-            rollout = rollout._replace(completions=made._replace(log_probs=scored))
-        if at_start and exact and config.max_start_kl is not None:
-            check_start_kl(rollout, tolerance=config.max_start_kl)
-        elif at_start and not exact and config.max_mean_gap is not None:
-            gap = config.max_mean_gap
-            check_mean_gap(
-                rollout.completions, rollout.ref_log_probs, tolerance=gap, who="reference"
-            )

@@ -41,7 +41,7 @@ def collect(monkeypatch):
     def run(given: list[batches.Collected], *, further: int, step: int = 0):
         draws: list[int] = []
 
-        def sample_and_judge(setup, state, draw):
+        def sample_and_judge(setup, state, draw, meanwhile=None):
             draws.append(draw)
             return given[len(draws) - 1]
 

@@ -18,6 +18,7 @@ from rljax.rollout.agreement import Disagreement
 from rljax.tasks.packing import Packed
 from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
+from rljax.training.first_step import check_first_step
 from rljax.training.fused import check_agreement
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.training.policies import load_model
@@ -129,22 +130,22 @@ def test_the_bound_is_of_the_mean_over_tokens(tmp_path):
     setup = setup_of(make_experiment(tmp_path, "grpo", model=HALF))
     state = setup.first_state()
     rollout = collect(setup, state, 0).rollout
-    setup.check_first_step(state, rollout, [])
+    check_first_step(setup, state, rollout, [])
     made = rollout.completions
     off = np.array(made.log_probs)
     off[0, 0] += 0.5  # a single token may be off, all of them may not
     one = rollout._replace(completions=made._replace(log_probs=off))
-    setup.check_first_step(state, one, [])
+    check_first_step(setup, state, one, [])
     moved = rollout._replace(completions=made._replace(log_probs=made.log_probs - 0.2))
     with pytest.raises(Disagreement, match=r"sampler and learner .* by 0.2 nats .*\(allowed 0.1\)"):
-        setup.check_first_step(state, moved, [])
+        check_first_step(setup, state, moved, [])
     far = rollout._replace(ref_log_probs=rollout.ref_log_probs + 0.2)
     with pytest.raises(Disagreement, match="sampler and reference .* raise --max-mean-gap"):
-        setup.check_first_step(state, far, [])
+        check_first_step(setup, state, far, [])
     later = state._replace(step=jnp.int32(3))
-    setup.check_first_step(later, far, [])
+    check_first_step(setup, later, far, [])
     setup.config = dataclasses.replace(setup.config, max_mean_gap=None)
-    setup.check_first_step(state, moved, [])
+    check_first_step(setup, state, moved, [])
 
 
 @pytest.mark.parametrize("gap", [0.2, np.nan])

@@ -56,13 +56,13 @@ def calls(monkeypatch):
 
 
 @pytest.fixture
-def setup(calls):
+def setup(calls, monkeypatch):
     def training_batch(step):
         ids = np.full(2, step, np.int32)
         tokens = np.zeros((2, 4), np.int32)
         return ids, Prompts(tokens, tokens == 0, ids, ids)
 
-    def check_first_step(state, rollout, texts):
+    def check_first_step(setup, state, rollout, texts):
         tokens = rollout.completions.tokens
         calls.append(("check", int(rollout.prompts.ids[0]), int(tokens[0, 0]), int(state.step)))
 
@@ -71,10 +71,10 @@ def setup(calls):
         calls.append(("score", int(rollout.prompts.ids[0]), int(tokens[0, 0]), int(state.step)))
         return jnp.full(tokens.shape, -3.0)
 
+    monkeypatch.setattr(overlap, "check_first_step", check_first_step)
     return SimpleNamespace(
-        training_batch=training_batch, check_first_step=check_first_step, tokenizer=None,
-        log_probs=log_probs, algorithm=GRPO.grpo,
-    )  # fmt: skip
+        training_batch=training_batch, tokenizer=None, log_probs=log_probs, algorithm=GRPO.grpo
+    )
 
 
 def test_the_next_batch_is_asked_for_before_this_one_is_judged(setup, calls):
