@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rljax.models.config import TransformerConfig
@@ -58,6 +59,16 @@ def parameter_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _own(tensor: np.ndarray) -> jax.Array:
+    """Put a tensor on the device, in memory that is JAX's own.
+
+    Aligned numpy memory becomes a CPU array as it is, which cannot be donated: the first update
+    would copy all that it changes, and hold a whole model more.
+    """
+    array = jax.device_put(tensor, may_alias=True)
+    return jnp.copy(array) if array.device.platform == "cpu" else array
+
+
 def _assemble(
     rows: list[Row],
     tensors: Mapping[str, _Stored],
@@ -82,8 +93,7 @@ def _assemble(
                 aligned = aligned_empty(part.shape, part.dtype)
                 aligned[...] = part
                 part = aligned
-            # Aligned numpy memory becomes a CPU array as it is; nothing else holds on to it.
-            flat[target] = jax.device_put(part, may_alias=True)
+            flat[target] = _own(part)
     absent = set(shapes) - set(flat)
     if absent:
         raise AssertionError(f"the weight table misses {sorted(absent)[:3]}")
