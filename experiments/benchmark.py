@@ -19,13 +19,13 @@ other flags change it. To try it without a GPU, give a smaller shape.
 
 With --slots, the batch is also sampled with ends: every token of a random model ends its completion
 with probability 4 / new, so that lengths are geometric with mean new / 4 (real weights end where
-they will). It is written all at once and through so many slots, in turn.
+they will). It is written all at once, in batches of as many rows as slots, which need as much
+memory as these, and through the slots, in turn.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import statistics
 import time
@@ -59,7 +59,7 @@ from rljax.training.flags import plain_errors, validate
 from rljax.training.mesh import MeshConfig, Placement, make_layout, open_mesh
 from rljax.training.optimizer import OptimizerConfig, make_optimizer
 from rljax.training.policies import load_model
-from rljax.training.throughput import copy_rate, interleaved, matmul_rate, peak_memory
+from rljax.training.throughput import compare_slots, copy_rate, matmul_rate, peak_memory
 from rljax.types import Completions, Prompts, Rollout
 
 Part = Literal["prefill", "decode", "score", "update"]
@@ -99,7 +99,8 @@ class Benchmark:
     """Devices that `decode` shares its rows out over, as --mesh.data does; a CPU counts as one for
     each of its cores. The other parts run on the first one."""
     slots: int | None = None
-    """Compare sampling through so many slots with the plain batch, on completions that end."""
+    """Compare sampling through so many slots, which divide the batch, with plain batches, on
+    completions that end."""
     parts: tuple[Part, ...] = ("prefill", "decode", "score", "update")
     """What is measured."""
     repeats: int = 5
@@ -119,6 +120,11 @@ class Benchmark:
         if self.slots is not None:
             SamplingConfig(slots=self.slots).validate()
             SamplingConfig(slots=self.slots).require_queue(self.batch)
+            if self.batch % self.slots or self.slots % self.group:
+                raise ValueError(
+                    f"slots {self.slots} must divide batch {self.batch} and be a multiple of group "
+                    f"{self.group}: they are compared with batches of as many rows"
+                )
             if self.new <= 4:
                 raise ValueError(f"slots need completions that end: new is {self.new}, not above 4")
         if self.batch % self.group:
@@ -267,27 +273,18 @@ class Parts:
         return cost | timed(lambda: program(*arguments), self.flags.repeats)
 
     def queue(self) -> dict[str, Any]:
-        """Sample completions of geometric lengths, at once and through slots, in turn."""
-        flags, model, vocabulary = self.flags, self.model, self.model.config.vocab_size
-        ends = jax.random.permutation(self.key, vocabulary)[: -(-4 * vocabulary // flags.new)]
-        arguments = (self.params, None, self.prompts, self.key)
-        programs, made = {}, {}
-        for slots in (None, flags.slots):
+        """Sample completions of geometric lengths at once, in batches, through slots; in turn."""
+        flags, vocabulary = self.flags, self.model.config.vocab_size
+        assert flags.slots is not None
+        some = jax.random.permutation(self.key, vocabulary)[: -(-4 * vocabulary // flags.new)]
+        ends = some.tolist()
+
+        def make(slots: int | None) -> Any:
             sampling = dataclasses.replace(self.sampling, slots=slots)
-            sample = make_continuous_sampler(model, sampling, ends.tolist(), 0, group=flags.group)
-            programs[slots] = build(compiler.jit(sample), arguments)[0]
-            made[slots] = jax.block_until_ready(programs[slots](*arguments))
-        calls = [functools.partial(program, *arguments) for program in programs.values()]
-        plain, queued = interleaved(calls, flags.repeats)
-        tokens = int(jnp.sum(made[None].mask))
-        same = jnp.all(made[None].tokens == made[flags.slots].tokens, axis=1)
-        return {
-            "mean_length": tokens / flags.batch,
-            "same_share": float(jnp.mean(same)),
-            "plain_tokens_per_s": tokens / statistics.median(plain),
-            "slots_tokens_per_s": int(jnp.sum(made[flags.slots].mask)) / statistics.median(queued),
-            "ratios": [a / b for a, b in zip(plain, queued, strict=True)],
-        }
+            return make_continuous_sampler(self.model, sampling, ends, 0, group=flags.group)
+
+        compared = (self.params, self.prompts, self.key)
+        return compare_slots(make, *compared, slots=flags.slots, repeats=flags.repeats)
 
     def build_score(self) -> tuple[Any, dict[str, Any]]:
         """Compile the scoring of the completions."""

@@ -7,7 +7,12 @@ reward is the mean of ROUGE-1 and ROUGE-L (F of stems), times the share of diffe
     rule: first sentence                0.164 [0.146, 0.182]   ROUGE-1/2/L 18.1 / 3.4 / 14.8
     most central sentence (TF-IDF)      0.165 [0.147, 0.184]   ROUGE-1/2/L 18.5 / 3.7 / 14.8
     supervised: most similar text's     0.138 [0.116, 0.162]   ROUGE-1/2/L 14.2 / 2.8 / 13.5
-    start; start and GRPO               not measured yet
+    start, at temperature 1             0.082 [0.068, 0.096]   ROUGE-1/2/L 8.7 / 0.6 / 7.8
+    start and GRPO, the same            0.122 [0.107, 0.138]   ROUGE-1/2/L 13.3 / 1.3 / 11.8
+
+GRPO adds +0.040 [+0.022, +0.058] (one seed, KL 2.6 nats a completion): its summaries are longer
+(13 words for 9), no more of them is copied (7% of bigrams for 3%), and they stay below sentences
+of the text itself. The start took 3 minutes on 2 idle cores, GRPO 10.
 
     python experiments/sft.py --config configs/tasks/summarisation_sft.py
     python experiments/grpo.py --config configs/tasks/summarisation.py

@@ -7,11 +7,14 @@ intervals (BLEU and chrF are corpus scores, means of the three languages):
     copy the source                     0.229 [0.192, 0.268]   BLEU 17.0  chrF 25.5
     rule: word by word (Dice)           0.401 [0.358, 0.447]   BLEU 21.7  chrF 42.7
     supervised: translation memory      0.395 [0.354, 0.439]   BLEU 34.3  chrF 43.4
-    start, at temperature 1             0.232 [0.196, 0.271]   BLEU 13.5  chrF 23.1
-    start and GRPO                      not measured yet
+    start, at temperature 1             0.198 [0.161, 0.236]   BLEU 12.7  chrF 21.9
+    start and GRPO, the same            0.325 [0.284, 0.367]   BLEU 22.2  chrF 34.3
 
-Many held-out sources have relatives in training ("Delete %(name)s"), which is what rule and memory
-live on. Beside fourteen other programs a step took minutes, and the run was given up after one.
+GRPO adds +0.127 [+0.095, +0.160] (one seed, KL 1.7 nats a completion), in all three languages:
+placeholders are kept in 0.76 of the answers for 0.45, Chinese answers are 1.4 times as long as the
+right ones for 2.3 times. Another start of the same config had 0.232. Many held-out sources have
+relatives in training ("Delete %(name)s"), which is what rule and memory live on: they stay ahead.
+The start took 4 minutes on 2 idle cores, GRPO 12 (20 s a step).
 
     python experiments/sft.py --config configs/tasks/translation_sft.py
     python experiments/grpo.py --config configs/tasks/translation.py

@@ -2,9 +2,9 @@
 
 Needs pip install 'rljax[tasks]' and pip install --no-deps Django. 1,859 pairs in German, French and
 Chinese, each with one similar training pair in front; 30 steps of 8 rows of 128 tokens. The upper
-10 layers are trained. Measured (seed 0, about 15 s a step beside other programs): held-out loss
-2.20 -> 1.53 nats a token. Untrained, greedy, with two similar pairs in front, the model has a
-mean reward of 0.360 [0.298, 0.424] on 100 held-out prompts.
+10 layers are trained. Measured (seed 0, 4 minutes): held-out loss 2.21 -> 1.52 nats a token.
+Untrained, greedy, with two similar pairs in front, the model has a mean reward of
+0.360 [0.298, 0.424] on 100 held-out prompts.
 
     python experiments/sft.py --config configs/tasks/translation_sft.py
 """

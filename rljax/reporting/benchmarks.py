@@ -38,10 +38,14 @@ def print_table(numbers: dict[str, Any]) -> None:
         print(f"; decoding reads at {read / 1e9:.1f} GB/s, {share:.1%} of it", end="")
     print()
     if (queue := numbers["slots"]) is not None:
-        ratios, slots = queue["ratios"], numbers["flags"]["slots"]
+        slots = numbers["flags"]["slots"]
         print(
-            f"completions of {queue['mean_length']:.1f} tokens: {queue['plain_tokens_per_s']:.0f} "
-            f"tokens/s at once, {queue['slots_tokens_per_s']:.0f} through {slots} "
-            f"slots: {statistics.median(ratios):.2f} x ({min(ratios):.2f} - {max(ratios):.2f}); "
-            f"{queue['same_share']:.1%} of them the same"
+            f"completions of {queue['mean_length']:.1f} tokens: {queue['slots_tokens_per_s']:.0f} "
+            f"tokens/s through {slots} slots; {queue['plain_tokens_per_s']:.0f} all at once "
+            f"({_spread(queue['ratios'])}), {queue['batches_tokens_per_s']:.0f} in batches of "
+            f"{slots} ({_spread(queue['batch_ratios'])}); {queue['same_share']:.1%} the same"
         )
+
+
+def _spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} x, {min(ratios):.2f} - {max(ratios):.2f}"

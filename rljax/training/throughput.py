@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import resource
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from rljax import compiler
+from rljax.types import Completions, Prompts
 
 
 def matmul_rate(
@@ -68,6 +73,52 @@ def interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[fl
             jax.block_until_ready(call())
             times.append(time.perf_counter() - start)
     return seconds
+
+
+def compare_slots(
+    make: Callable[[int | None], Callable[..., Completions]],
+    params: Any,
+    prompts: Prompts,
+    key: jax.Array,
+    *,
+    slots: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """Time sampling B prompts at once, in batches of as many rows as slots, and through slots.
+
+    make: how many slots, None for a plain batch, -> (params, value head, prompts, key) ->
+    completions. Returns tokens/s of each, how many times as fast as the others the slots were in
+    each round, the share of prompts whose completions are the same in all three, and the mean
+    length. `slots` must divide B.
+    """
+    batch = prompts.tokens.shape[0]
+    parts = [
+        (params, None, jax.tree.map(lambda x, i=i: x[i : i + slots], prompts), key)
+        for i in range(0, batch, slots)
+    ]
+    plain, through = (compiler.jit(make(count)) for count in (None, slots))
+    whole = (params, None, prompts, key)
+    calls: dict[str, Callable[[], Any]] = {
+        "plain": functools.partial(plain, *whole),
+        "batches": lambda: [plain(*part) for part in parts],
+        "slots": functools.partial(through, *whole),
+    }
+    made, apart, queued = (jax.block_until_ready(call()) for call in calls.values())
+    same = made.tokens == queued.tokens
+    same &= made.tokens == jnp.concatenate([part.tokens for part in apart])
+    tokens = int(jnp.sum(made.mask))
+    seconds = dict(zip(calls, interleaved(list(calls.values()), repeats), strict=True))
+
+    def gain(over: str) -> list[float]:
+        return [a / b for a, b in zip(seconds[over], seconds["slots"], strict=True)]
+
+    rates = {f"{name}_tokens_per_s": tokens / statistics.median(t) for name, t in seconds.items()}
+    return rates | {
+        "mean_length": tokens / batch,
+        "same_share": float(jnp.mean(jnp.all(same, axis=1))),
+        "ratios": gain("plain"),
+        "batch_ratios": gain("batches"),
+    }
 
 
 def peak_memory() -> dict[str, float | None]:

@@ -39,7 +39,10 @@ def test_slots_are_compared_with_the_batch(script, tmp_path, capsys):
     sizes = ["--batch", "12", "--new", "16", "--parts", "prefill", "--slots", "3"]
     queue = numbers(script, tmp_path, "--model", "shape:tiny-gpt2", *sizes)["slots"]
     assert 2 < queue["mean_length"] < 6 and queue["same_share"] == 1
-    assert len(queue["ratios"]) == 2 and all(ratio > 0 for ratio in queue["ratios"])
+    for name in ("ratios", "batch_ratios"):
+        assert len(queue[name]) == 2 and all(ratio > 0 for ratio in queue[name])
+    rates = [queue[f"{name}_tokens_per_s"] for name in ("plain", "batches", "slots")]
+    assert min(rates) > 0 and len(set(rates)) == 3
     assert "through 3 slots" in capsys.readouterr().out
 
 
@@ -73,7 +76,13 @@ def test_the_gpu_preset_says_what_it_needs(fails, script):
 
 def test_slots_need_a_queue_and_ends(script):
     benchmark = script("benchmark").Benchmark
-    for changes, message in (({"batch": 3}, "slots is 3"), ({"new": 4}, "new is 4")):
+    cases = (
+        ({"batch": 3}, "slots is 3"),
+        ({"batch": 12, "new": 4}, "new is 4"),
+        ({"batch": 16}, "slots 3 must divide batch 16"),
+        ({"batch": 12, "group": 2}, "slots 3 must .* a multiple of group 2"),
+    )
+    for changes, message in cases:
         with pytest.raises(ValueError, match=message):
             benchmark(slots=3, **changes).validate()
 
