@@ -38,6 +38,35 @@ class Learn(Protocol):
     ) -> tuple[tuple[Params, Any], Metrics]: ...
 
 
+def _make_gradients(
+    loss: Loss, parts: int, group: int, shorten: Shorten | None, measure_variance: bool
+) -> Gradients:
+    """Build gradients(params, frozen, minibatch) -> gradients, metrics: sums over the parts."""
+
+    def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
+        grad_fn: Gradients = jax.grad(loss, has_aux=True)
+        if shorten is not None:
+            grad_fn = shorten.gradients(grad_fn)
+            minibatch = shorten.sort(minibatch, parts, group)
+        if parts == 1:
+            return grad_fn(params, frozen, minibatch)
+        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)
+
+        def add(total: Params, part: Any) -> tuple[Params, Metrics]:
+            grads, metrics = grad_fn(params, frozen, part)
+            if measure_variance:
+                metrics[VARIANCE] = jnp.square(optax.tree.norm(grads["policy"]))
+            return jax.tree.map(jnp.add, total, grads), metrics
+
+        grads, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
+        reduced = {k: v.max() if k in MAXIMA else v.sum() for k, v in metrics.items()}
+        if measure_variance:
+            reduced[VARIANCE] = sum_variance(grads["policy"], reduced[VARIANCE], parts)
+        return grads, reduced
+
+    return gradients
+
+
 def make_learner(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -62,26 +91,7 @@ def make_learner(
     measure_variance: report `optim/grad_variance`, see `sum_variance`; needs parts above 1.
     """
 
-    def gradients(params: Params, frozen: Any, minibatch: Any) -> tuple[Params, Metrics]:
-        grad_fn: Gradients = jax.grad(loss, has_aux=True)
-        if shorten is not None:
-            grad_fn = shorten.gradients(grad_fn)
-            minibatch = shorten.sort(minibatch, parts, group)
-        if parts == 1:
-            return grad_fn(params, frozen, minibatch)
-        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), minibatch)
-
-        def add(total: Params, part: Any) -> tuple[Params, Metrics]:
-            grads, metrics = grad_fn(params, frozen, part)
-            if measure_variance:
-                metrics[VARIANCE] = jnp.square(optax.tree.norm(grads["policy"]))
-            return jax.tree.map(jnp.add, total, grads), metrics
-
-        grads, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), split)
-        reduced = {k: v.max() if k in MAXIMA else v.sum() for k, v in metrics.items()}
-        if measure_variance:
-            reduced[VARIANCE] = sum_variance(grads["policy"], reduced[VARIANCE], parts)
-        return grads, reduced
+    gradients = _make_gradients(loss, parts, group, shorten, measure_variance)
 
     def learn(
         carry: tuple[Params, Any],

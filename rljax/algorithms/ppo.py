@@ -16,6 +16,7 @@ B completions a step, C completion slots.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -168,6 +169,24 @@ class Minibatch(NamedTuple):
     """[B, C]: `weights`, times the importance weights where there are any."""
 
 
+def charged_rewards(
+    config: PPOConfig, final: jax.Array, rollout: Rollout, completions: Completions, kl_coef: Any
+) -> jax.Array:
+    """Compute token rewards [B, C]: final scores [B] and turns' rewards, less the KL penalty.
+
+    completions: those of the rollout, with the log-probs that the penalty compares.
+    """
+    return token_rewards(
+        final,
+        completions.log_probs,
+        rollout.ref_log_probs,
+        completions.mask,
+        kl_coef=kl_coef,
+        estimator=config.kl.estimator,
+        turn_rewards=rollout.turn_rewards,
+    )
+
+
 def advantages_and_returns(
     config: PPOConfig, completions: Completions, rewards: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -266,6 +285,14 @@ def policy_factor(config: PPOConfig, step: jax.Array) -> jax.Array | None:
     return (step >= config.critic_warmup_steps).astype(jnp.float32)
 
 
+def completion_metrics(completions: Completions, returns: jax.Array) -> Metrics:
+    """Compute what is reported of a batch's values, and of the tokens that a mask allowed."""
+    report = value_metrics(completions, returns)
+    if completions.allowed is not None:
+        report["policy/allowed_tokens"] = masked_mean(completions.allowed, completions.mask)
+    return report
+
+
 def make_update(
     model: Model,
     config: PPOConfig,
@@ -290,9 +317,7 @@ def make_update(
         config,
         optimizer,
         compose,
-        lambda params, context, batch: loss_fn(
-            params, context, batch, model=model, score=score, config=config
-        ),
+        functools.partial(loss_fn, model=model, score=score, config=config),
         config.learnt_group,
     )
 
@@ -307,15 +332,7 @@ def make_update(
         final, moments = final_scores(
             config, eos_token_ids, state.score_moments, rollout, scores, good
         )
-        rewards = token_rewards(
-            final,
-            completions.log_probs,
-            rollout.ref_log_probs,
-            completions.mask,
-            kl_coef=state.kl_coef,
-            estimator=config.kl.estimator,
-            turn_rewards=rollout.turn_rewards,
-        )
+        rewards = charged_rewards(config, final, rollout, completions, state.kl_coef)
         masking = complete_mask(compose, state.mask_params, state.ref_params)
         factor = policy_factor(config, state.step)
         trained, metrics = learn(
@@ -328,12 +345,10 @@ def make_update(
         )
         advantages, returns = advantages_and_returns(config, completions, rewards)
         report = rollout_metrics(rollout, scores, good, final, rewards, advantages, eos_token_ids)
-        report |= value_metrics(completions, returns)
+        report |= completion_metrics(completions, returns)
         report |= update_metrics(metrics) | importance
         report |= {"objective/kl": kl, "objective/kl_coef": state.kl_coef}
         report |= token_metrics(shown, advantages, rewards, None if weights is None else proximal)
-        if completions.allowed is not None:
-            report["policy/allowed_tokens"] = masked_mean(completions.allowed, completions.mask)
         state, steered = steer_entropy(config, state, report, factor)
         report |= steered
         kl_coef = controller.update(state.kl_coef, kl, scores.shape[0])

@@ -180,12 +180,11 @@ def _learn(
     greedy = setup.greedy_scores(state, 0)
     if greedy:
         seconds["greedy completions"] = time.perf_counter() - started
-    scores = jnp.asarray(np.asarray(batch.judgement.scores, np.float32))
-    rows = setup.placement.rows((batch.rollout, scores, *greedy))
+    scores = np.asarray(batch.judgement.scores, np.float32)
+    given = setup.update_arguments(state, 0, batch.rollout, scores, *greedy)
     started = time.perf_counter()
     with announce("the update"):
-        key = role_key(setup.config.seed, Role.SHUFFLING, 0)
-        _, found = setup.programs.update(state, *rows[:2], key, *rows[2:])
+        _, found = setup.programs.update(*given)
     numbers, _ = split_tokens(jax.device_get(found))
     metrics = {name: float(value) for name, value in numbers.items()}
     seconds["update"] = time.perf_counter() - started

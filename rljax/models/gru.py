@@ -23,6 +23,94 @@ from rljax.models.transformer import Model
 Params = dict[str, Any]
 
 
+def _gates(params: Params, token: jax.Array) -> jax.Array:
+    """Compute the input's part of the gates: [..., 3 D]."""
+    return params["embed"][token] + params["bias"]
+
+
+def _move(params: Params, state: jax.Array, given: jax.Array) -> jax.Array:
+    own = state @ params["recurrent"]
+    both = 2 * state.shape[1]
+    update, reset = jnp.split(jax.nn.sigmoid(given[:, :both] + own[:, :both]), 2, axis=1)
+    new = jnp.tanh(given[:, both:] + reset * own[:, both:])
+    return (1 - update) * new + update * state
+
+
+def _run(params: Params, state: jax.Array, tokens: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Read tokens [B, T] from a state [B, D]: the states after each [B, T, D]."""
+    real = jnp.ones(tokens.shape, bool) if mask is None else mask
+
+    def step(state: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        given, is_real = now
+        state = jnp.where(is_real[:, None], _move(params, state, given), state)
+        return state, state
+
+    states = jax.lax.scan(step, state, (_gates(params, tokens.T), real.T))[1]
+    return jnp.swapaxes(states, 0, 1)
+
+
+def _empty(params: Params, rows: int) -> jax.Array:
+    """Return the states [rows, D] before the first token."""
+    return jnp.zeros((rows, params["recurrent"].shape[0]), jnp.float32)
+
+
+def _hidden(
+    params: Params,
+    tokens: jax.Array,
+    attention_mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
+) -> jax.Array:
+    if segments is not None:
+        raise ValueError("a GRU reads one document a row: leave out segments")
+    return _run(params, _empty(params, len(tokens)), tokens, attention_mask)
+
+
+def _hidden_groups(
+    params: Params,
+    prompts: jax.Array,
+    prompt_mask: jax.Array,
+    tokens: jax.Array,
+    mask: jax.Array,
+) -> jax.Array:
+    asked = _run(params, _empty(params, len(prompts)), prompts, prompt_mask)[:, -1]
+    first = jnp.repeat(asked, len(tokens) // len(prompts), axis=0)
+    later = _run(params, first, tokens[:, :-1], mask[:, :-1])
+    return jnp.concatenate([first[:, None], later], axis=1)
+
+
+def _head(params: Params, states: jax.Array) -> jax.Array:
+    return states @ params["head"] + params["head_bias"]
+
+
+def _prefill(
+    params: Params,
+    tokens: jax.Array,
+    attention_mask: jax.Array,
+    slots: int,
+    group: int = 1,
+    rounded: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    del slots
+    if rounded:
+        raise ValueError("a GRU has no cache to hold in 8 bits")
+    states = _run(params, _empty(params, len(tokens)), tokens, attention_mask)
+    return states, jnp.repeat(states[:, -1], group, axis=0)
+
+
+def _decode(
+    params: Params,
+    token: jax.Array,
+    position: jax.Array,
+    slot: jax.Array,
+    slot_mask: jax.Array,
+    cache: jax.Array,
+    distance: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    del position, slot, slot_mask, distance
+    state = _move(params, cache, _gates(params, token))
+    return state.T, state
+
+
 def make_gru(vocab_size: int, hidden_size: int, *, context_length: int = 1024) -> Model:
     """Build a language model of one recurrent layer; its config says the sizes alone.
 
@@ -55,97 +143,17 @@ def make_gru(vocab_size: int, hidden_size: int, *, context_length: int = 1024) -
             "head_bias": jnp.zeros(vocab_size, dtype),
         }
 
-    def gates(params: Params, token: jax.Array) -> jax.Array:
-        """Compute the input's part of the gates: [..., 3 D]."""
-        return params["embed"][token] + params["bias"]
-
-    def move(params: Params, state: jax.Array, given: jax.Array) -> jax.Array:
-        own = state @ params["recurrent"]
-        both = 2 * hidden_size
-        update, reset = jnp.split(jax.nn.sigmoid(given[:, :both] + own[:, :both]), 2, axis=1)
-        new = jnp.tanh(given[:, both:] + reset * own[:, both:])
-        return (1 - update) * new + update * state
-
-    def run(
-        params: Params, state: jax.Array, tokens: jax.Array, mask: jax.Array | None
-    ) -> jax.Array:
-        """Read tokens [B, T] from a state [B, D]: the states after each [B, T, D]."""
-        real = jnp.ones(tokens.shape, bool) if mask is None else mask
-
-        def step(state: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            given, is_real = now
-            state = jnp.where(is_real[:, None], move(params, state, given), state)
-            return state, state
-
-        states = jax.lax.scan(step, state, (gates(params, tokens.T), real.T))[1]
-        return jnp.swapaxes(states, 0, 1)
-
-    def empty(rows: int) -> jax.Array:
-        return jnp.zeros((rows, hidden_size), jnp.float32)
-
-    def hidden(
-        params: Params,
-        tokens: jax.Array,
-        attention_mask: jax.Array | None = None,
-        segments: jax.Array | None = None,
-    ) -> jax.Array:
-        if segments is not None:
-            raise ValueError("a GRU reads one document a row: leave out segments")
-        return run(params, empty(len(tokens)), tokens, attention_mask)
-
-    def hidden_groups(
-        params: Params,
-        prompts: jax.Array,
-        prompt_mask: jax.Array,
-        tokens: jax.Array,
-        mask: jax.Array,
-    ) -> jax.Array:
-        asked = run(params, empty(len(prompts)), prompts, prompt_mask)[:, -1]
-        first = jnp.repeat(asked, len(tokens) // len(prompts), axis=0)
-        later = run(params, first, tokens[:, :-1], mask[:, :-1])
-        return jnp.concatenate([first[:, None], later], axis=1)
-
-    def head(params: Params, states: jax.Array) -> jax.Array:
-        return states @ params["head"] + params["head_bias"]
-
-    def prefill(
-        params: Params,
-        tokens: jax.Array,
-        attention_mask: jax.Array,
-        slots: int,
-        group: int = 1,
-        rounded: bool = False,
-    ) -> tuple[jax.Array, jax.Array]:
-        del slots
-        if rounded:
-            raise ValueError("a GRU has no cache to hold in 8 bits")
-        states = run(params, empty(len(tokens)), tokens, attention_mask)
-        return states, jnp.repeat(states[:, -1], group, axis=0)
-
-    def decode(
-        params: Params,
-        token: jax.Array,
-        position: jax.Array,
-        slot: jax.Array,
-        slot_mask: jax.Array,
-        cache: jax.Array,
-        distance: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        del position, slot, slot_mask, distance
-        state = move(params, cache, gates(params, token))
-        return state.T, state
-
     return Model(
         config=config,
         init=init,
-        apply=lambda params, *tokens: head(params, hidden(params, *tokens)),
-        hidden=hidden,
-        hidden_groups=hidden_groups,
-        head=head,
+        apply=lambda params, *tokens: _head(params, _hidden(params, *tokens)),
+        hidden=_hidden,
+        hidden_groups=_hidden_groups,
+        head=_head,
         head_params=lambda params: {"head": params["head"], "head_bias": params["head_bias"]},
         prepare=lambda params: params,
-        prefill=prefill,
-        decode=decode,
+        prefill=_prefill,
+        decode=_decode,
         head_columns=lambda params, states: (
             params["head"].T @ states + params["head_bias"][:, None]
         ),

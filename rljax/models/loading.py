@@ -18,7 +18,6 @@ from rljax.models.gguf_model import check_gguf_names, gguf_rows
 from rljax.models.safetensors_io import (
     PlannedTensor,
     StoredTensor,
-    aligned_empty,
     find_tensors,
     read_tensor,
 )
@@ -59,7 +58,7 @@ def parameter_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _own(tensor: np.ndarray) -> jax.Array:
+def own(tensor: np.ndarray) -> jax.Array:
     """Put a tensor on the device, in memory that is JAX's own.
 
     Aligned numpy memory becomes a CPU array as it is, which cannot be donated: the first update
@@ -89,11 +88,7 @@ def _assemble(
     for row in rows:
         parts = unpack(row, read(tensors[row.name]), config)
         for target, part in zip(row.targets, parts, strict=True):
-            if row.layout != "copy":
-                aligned = aligned_empty(part.shape, part.dtype)
-                aligned[...] = part
-                part = aligned
-            flat[target] = _own(part)
+            flat[target] = own(part)
     absent = set(shapes) - set(flat)
     if absent:
         raise AssertionError(f"the weight table misses {sorted(absent)[:3]}")

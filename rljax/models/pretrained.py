@@ -22,7 +22,7 @@ from rljax.models.families import HFConfig, read_config, text_config
 from rljax.models.gguf_file import GGUFFile, read_gguf
 from rljax.models.gguf_model import gguf_config
 from rljax.models.hf_config import write_config
-from rljax.models.loading import load_directory, load_gguf, parameter_shapes, plan_weights
+from rljax.models.loading import load_directory, load_gguf, own, parameter_shapes, plan_weights
 from rljax.models.random_models import random_config
 from rljax.models.safetensors_io import (
     FLOAT_DTYPES,
@@ -232,7 +232,7 @@ def _load_heads(path: Path) -> dict[str, Params]:
         return {}
     return unflatten(
         {
-            name: jax.device_put(read_tensor(tensor, FLOAT_DTYPES[tensor.dtype]))
+            name: own(read_tensor(tensor, FLOAT_DTYPES[tensor.dtype]))
             for name, tensor in read_header(path).items()
         }
     )

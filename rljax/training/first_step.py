@@ -18,7 +18,6 @@ from rljax.rollout.agreement import (
     check_start_kl,
     coarse_kl,
 )
-from rljax.rollout.keys import Role, role_key
 from rljax.training.compilation import announce
 from rljax.training.programs import policies_of
 from rljax.types import Rollout, TrainState
@@ -34,12 +33,11 @@ def compile_learning(setup: OnPolicy, state: TrainState, step: int, rollout: Rol
     """
     scores = jnp.zeros(len(rollout.completions.tokens))
     more = (scores,) if setup.algorithm.wants_greedy else ()
-    rows = setup.placement.rows((rollout, scores, *more))
-    key = role_key(setup.config.seed, Role.SHUFFLING, step)
+    given = setup.update_arguments(state, step, rollout, scores, *more)
     if compares_scorings(setup):
-        setup.programs.log_probs.lower(policies_of(state), rows[0]).compile()
+        setup.programs.log_probs.lower(policies_of(state), given[1]).compile()
     with announce("the update"):
-        setup.programs.update.lower(state, *rows[:2], key, *rows[2:]).compile()
+        setup.programs.update.lower(*given).compile()
 
 
 def gap_bound(setup: OnPolicy) -> float | None:

@@ -10,13 +10,11 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rljax.algorithms.buckets import SLOTS
 from rljax.algorithms.metrics import split_tokens
 from rljax.errors import UserError
-from rljax.rollout.keys import Role, role_key
 from rljax.training.alarms import Watch, policy_alarms
 from rljax.training.batches import collect
 from rljax.training.checkpoint import Checkpoints
@@ -67,11 +65,8 @@ def one_step(
     more = setup.greedy_scores(state, step)
     update_started = time.perf_counter()
     with announce("the update"):
-        key = role_key(config.seed, Role.SHUFFLING, step)
-        scores = jnp.asarray(batch.scores)
-        rows = setup.placement.rows((rollout, scores, *more))
-        state = state._replace(ahead=None)
-        state, metrics = setup.programs.update(state, *rows[:2], key, *rows[2:])
+        given = setup.update_arguments(state, step, rollout, batch.scores, *more)
+        state, metrics = setup.programs.update(*given)
     if algorithm.ref_sync_every and (step + 1) % algorithm.ref_sync_every == 0:
         state = setup.programs.sync_reference(state, algorithm.ref_sync_mix)
     if algorithm.mask_is_due(step + 1):

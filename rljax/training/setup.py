@@ -303,6 +303,17 @@ class OnPolicy:
         judged = self.task.judge(self.task.train, indices[::group], one_each, made, texts)
         return (jnp.repeat(jnp.asarray(judged.scores), group),)
 
+    def update_arguments(
+        self, state: TrainState, step: int, rollout: Rollout, scores: Any, *more: jax.Array
+    ) -> tuple[Any, ...]:
+        """Return what the update of a step is called with, standing where it reads it.
+
+        scores: [B] float32; more: the scores of the greedy completions, where it reads them.
+        """
+        rows = self.placement.rows((rollout, jnp.asarray(scores), *more))
+        key = role_key(self.config.seed, Role.SHUFFLING, step)
+        return (state._replace(ahead=None), *rows[:2], key, *rows[2:])
+
     def step_flops(self, prompt_slots: int, slots: float) -> float:
         """Count the operations of a step: sampling, reference, and the update's passes.
 

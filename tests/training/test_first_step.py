@@ -1,10 +1,8 @@
 """The first step compiles ahead what it needs after sampling, and nothing of it twice."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rljax.rollout.keys import Role, role_key
 from rljax.training.batches import collect
 from rljax.training.compilation import CompileCounter
 from rljax.training.first_step import check_first_step, compares_scorings, compile_learning
@@ -27,13 +25,12 @@ def test_what_is_compiled_ahead_is_what_is_called(tmp_path, name):
         batch = collect(setup, state, 0, meanwhile)
         assert ahead == [config.algorithm.batch_size]
         more = setup.greedy_scores(state, 0)
-        rows = setup.placement.rows((batch.rollout, jnp.asarray(batch.scores), *more))
-        key = role_key(config.seed, Role.SHUFFLING, 0)
+        given = setup.update_arguments(state, 0, batch.rollout, batch.scores, *more)
         setup.log_probs(state, batch.rollout)
         check_first_step(setup, state, batch.rollout, batch.texts)  # its own small programs
         with CompileCounter() as counter:
             setup.log_probs(state, batch.rollout)
-            _, metrics = setup.programs.update(state, *rows[:2], key, *rows[2:])
+            _, metrics = setup.programs.update(*given)
         assert counter.count == 0
     assert np.isfinite(metrics["optim/grad_norm"])
 
