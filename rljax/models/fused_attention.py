@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models.config import TransformerConfig
+from rljax.models.row_attention import GroupMask
 
 AttentionKind = Literal["einsum", "fused"]
 
@@ -56,6 +57,36 @@ def fused_attention(
         implementation=implementation(query.dtype),
     )  # fmt: skip
     return made[:, :queries]
+
+
+def read_fused(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | GroupMask,
+    scale: float,
+) -> jax.Array:
+    """Do what `row_attention.read_rows` does, through the kernel, without caps."""
+    flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
+    if not isinstance(mask, GroupMask):
+        return fused_attention(flat, key, value, mask, scale).reshape(query.shape)
+    rows, groups, length, _ = mask.own.shape
+    width: int = mask.prompt.shape[2]
+    first = (flat[:, :width], key[:, :width], value[:, :width])
+    prompt = fused_attention(*first, mask.prompt, scale)
+
+    def alone(x: jax.Array) -> jax.Array:  # a completion a row
+        return x[:, width:].reshape(rows * groups, length, *x.shape[2:])
+
+    keys, values = (
+        jnp.concatenate([jnp.repeat(x[:, :width], groups, axis=0), alone(x)], axis=1)
+        for x in (key, value)
+    )
+    prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, length, width))
+    seen = jnp.concatenate([prefix, mask.own], axis=-1).reshape(rows * groups, length, -1)
+    mixed = fused_attention(alone(flat), keys, values, seen, scale)
+    mixed = mixed.reshape(rows, groups * length, *mixed.shape[2:])
+    return jnp.concatenate([prompt, mixed], axis=1).reshape(query.shape)
 
 
 def _even(x: jax.Array, axis: int) -> jax.Array:

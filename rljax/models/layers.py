@@ -11,7 +11,7 @@ h head_dim.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,13 +19,11 @@ import jax.numpy as jnp
 
 from rljax.models import int8
 from rljax.models.config import TransformerConfig
-from rljax.models.fused_attention import AttentionKind, fused_attention
+from rljax.models.fused_attention import AttentionKind, read_fused
 from rljax.models.layer_cache import LayerCache, append, read_keys, read_values, write_rows
-from rljax.models.precision import product
 from rljax.models.remat import Remat, recompute_attention
 from rljax.models.rotary import rotate
-
-NEGATIVE = -1e30  # finite, so that a row without any key gives no NaN
+from rljax.models.row_attention import NEGATIVE, GroupMask, read_rows
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
@@ -115,20 +113,6 @@ class MLP(nn.Module):
         return self.down(activation(self.up(x, columns)), columns)
 
 
-class GroupMask(NamedTuple):
-    """What queries see where a row is a prompt and then the G completions of it, one by one.
-
-    N prompts of P slots, G completions of C slots each: T = P + G C.
-    """
-
-    prompt: jax.Array
-    """[N, P, P]: the prompt's tokens among themselves."""
-    prefix: jax.Array
-    """[N, C, P]: what the token in a completion slot sees of the prompt."""
-    own: jax.Array
-    """[N, G, C, C]: what it sees of its own completion; it sees no other."""
-
-
 class Attention(nn.Module):
     """Grouped-query attention with optional query/key norms and score soft-cap."""
 
@@ -163,67 +147,24 @@ class Attention(nn.Module):
         c = self.config
         return c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
 
+    def _cap(self, scores: jax.Array) -> jax.Array:
+        """Scale products of queries and keys, and cap them where the model does."""
+        cap = self.config.attention_softcap
+        scores = scores * self._scale
+        return scores if cap is None else cap * jnp.tanh(scores / cap)
+
     def _weights(self, scores: jax.Array, mask: jax.Array) -> jax.Array:
         """Softmax of scaled, capped, masked float32 scores over the last axis, in float32."""
-        c = self.config
-        scores = scores * self._scale
-        if c.attention_softcap is not None:
-            scores = c.attention_softcap * jnp.tanh(scores / c.attention_softcap)
-        return jax.nn.softmax(jnp.where(mask, scores, NEGATIVE), axis=-1).astype(self.dtype)
+        scores = jnp.where(mask, self._cap(scores), NEGATIVE)
+        return jax.nn.softmax(scores, axis=-1).astype(self.dtype)
 
     def _mix(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | GroupMask
     ) -> jax.Array:
-        """Let queries [B, T, K, H / K, h] read keys and values [B, S, K, h]."""
+        """Let queries [B, T, K, H / K, h] read keys and values [B, T, K, h] of whole rows."""
         if self.kind == "fused":
-            flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
-            return fused_attention(flat, key, value, mask, self._scale).reshape(query.shape)
-        scores = product("btkgh,bskh->bkgts", query, key)
-        weights = self._weights(scores, mask[:, None, None])
-        return jnp.einsum("bkgts,bskh->btkgh", weights, value)
-
-    def _mix_groups(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: GroupMask
-    ) -> jax.Array:
-        """Do the same where a row is a prompt and its G completions: a completion reads two parts.
-
-        The G completions read the prompt's keys as G C queries of one product.
-        """
-        rows, groups, length, _ = mask.own.shape
-        width: int = mask.prompt.shape[2]
-
-        def completions(x: jax.Array) -> jax.Array:
-            return x[:, width:].reshape(rows, groups, length, *x.shape[2:])
-
-        prompt_key, prompt_value = key[:, :width], value[:, :width]
-        prompt = self._mix(query[:, :width], prompt_key, prompt_value, mask.prompt)
-        reader = completions(query)
-        prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, length, width))
-        seen = jnp.concatenate([prefix, mask.own], axis=-1)
-        if self.kind == "fused":
-
-            def alone(x: jax.Array) -> jax.Array:  # a completion a row
-                return x.reshape(rows * groups, *x.shape[2:])
-
-            keys, values = (
-                jnp.concatenate(
-                    [jnp.repeat(x[:, :width], groups, axis=0), alone(completions(x))], axis=1
-                )
-                for x in (key, value)
-            )
-            mixed = self._mix(alone(reader), keys, values, alone(seen))
-            return jnp.concatenate([prompt, mixed.reshape(rows, -1, *prompt.shape[2:])], axis=1)
-        scores = jnp.concatenate(
-            [
-                product("njckgh,nskh->nkgjcs", reader, prompt_key),
-                product("njckgh,njskh->nkgjcs", reader, completions(key)),
-            ],
-            axis=-1,
-        )
-        weights = self._weights(scores, seen[:, None, None])
-        mixed = jnp.einsum("nkgjcs,nskh->njckgh", weights[..., :width], prompt_value)
-        mixed += jnp.einsum("nkgjcs,njskh->njckgh", weights[..., width:], completions(value))
-        return jnp.concatenate([prompt, mixed.reshape(rows, -1, *prompt.shape[2:])], axis=1)
+            return read_fused(query, key, value, mask, self._scale)
+        return read_rows(query, key, value, mask, self._cap)
 
     def _project(
         self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None
@@ -245,8 +186,7 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, LayerCache]:
         batch, length, _ = x.shape
         query, key, value = self._project(x, rope)
-        mix: Any = self._mix_groups if isinstance(mask, GroupMask) else self._mix
-        mixed = recompute_attention(mix, self.remat)(query, key, value, mask)
+        mixed = recompute_attention(self._mix, self.remat)(query, key, value, mask)
         cache = LayerCache(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
         return self.out(mixed.reshape(batch, length, -1)), cache
 

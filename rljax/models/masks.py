@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rljax.models.config import TransformerConfig
-from rljax.models.layers import GroupMask
+from rljax.models.row_attention import GroupMask
 
 
 def token_positions(attention_mask: jax.Array, segments: jax.Array | None = None) -> jax.Array:

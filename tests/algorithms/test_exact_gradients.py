@@ -94,6 +94,7 @@ def test_on_policy_every_form_has_the_exact_gradient(form, kl_place):
     same(expected_step(advantage="none", kl_place=kl_place, **form), gradient(BETA))
 
 
+@pytest.mark.slow
 def test_kl_in_the_loss():
     """k1 has no expected gradient; k2 has that of KL(policy || ref), k3 of KL(ref || policy).
 

@@ -36,6 +36,7 @@ def test_with_a_row_a_part_it_is_the_variance_of_the_mean():
     assert variance_of(x, 16) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_it_is_right_in_the_mean_whatever_the_parts():
     rng = np.random.default_rng(1)
     found = [variance_of(rng.normal(size=(32, 4)).astype(np.float32), 4) for _ in range(60)]

@@ -88,7 +88,12 @@ def step(**changes) -> tuple[jax.Array, dict]:
 
 @pytest.mark.parametrize(
     "form",
-    [PLAIN, {"kl_place": "tokens"}, {"objective": "cispo"}, {"ratio": "sequence"}],
+    [
+        pytest.param(PLAIN, marks=pytest.mark.slow),
+        {"kl_place": "tokens"},
+        pytest.param({"objective": "cispo"}, marks=pytest.mark.slow),
+        pytest.param({"ratio": "sequence"}, marks=pytest.mark.slow),
+    ],
     ids=["reinforce", "clip", "cispo", "sequence"],
 )
 def test_the_gradient_is_the_learning_policys_own(form):

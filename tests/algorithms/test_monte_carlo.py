@@ -54,6 +54,7 @@ def test_the_mean_of_many_samples_is_the_exact_value():
     assert not np.any(np.asarray(values)[~real])
 
 
+@pytest.mark.slow
 def test_exact_values_are_the_expected_scores():
     ids = jnp.repeat(jnp.arange(4), 2000)
     made = quick_jit(lambda key: SAMPLE(PARAMS, None, ask(ids), key))(jax.random.key(2))

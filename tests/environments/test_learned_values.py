@@ -85,6 +85,7 @@ def test_the_tree_has_the_language_models_probabilities():
         model_policy(SequenceTree(4, 2), MODEL, SAMPLING, {}, PROMPT)
 
 
+@pytest.mark.slow
 def test_the_kl_on_the_way_is_that_of_the_regularised_mdp():
     scores, mdp, _ = paid()
     policy, reference = policies()

@@ -61,7 +61,9 @@ def talk(model, params, prompts, *, turns=3, width=5, group=1, head=None, sampli
     return state, written
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=[pytest.param(k, marks=pytest.mark.slow) if k == "looped" else k for k in KINDS]
+)
 def kind(request):
     config, options = KINDS[request.param]
     model = make_model(tiny_config(**config), **options)

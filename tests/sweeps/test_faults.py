@@ -49,6 +49,7 @@ def test_a_period_ends_an_answer_as_the_end_token_does():
     assert judged["period"].tolist() == [1, 0, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_dropout_is_another_for_each_batch_and_keeps_the_mean():
     model = make_gru(6, 32)
     dropped = drop_states(model)

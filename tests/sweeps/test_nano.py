@@ -35,6 +35,7 @@ def made_of(tokens, mask) -> Completions:
     return Completions(jnp.asarray(tokens), jnp.asarray(mask), zeros, zeros)
 
 
+@pytest.mark.slow
 def test_demonstrations_slip_as_often_as_they_should_and_else_score():
     ids = jnp.tile(jnp.arange(24), 200)
     tokens, mask = WORLD.demonstrate(jax.random.key(0), ids)
