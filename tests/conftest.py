@@ -31,6 +31,18 @@ def compiled_programs():
     enable_compilation_cache()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps():
+    """Forget compiled programs before there are too many: a process of the whole suite crashed.
+
+    Each has memory maps of its own, and Linux gives a process 65,530 (vm.max_map_count).
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+
+
 def quick_jit(function: Callable) -> Any:
     """Compile a program in about a fifth of the time that `jax.jit` takes; it then runs slower."""
     return jax.jit(function, compiler_options=QUICK)

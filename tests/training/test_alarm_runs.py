@@ -1,6 +1,7 @@
 """Alarms of real runs: tiny ones that go wrong on purpose, fused, resumed, and one that is well."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,11 @@ def whole(tmp_path_factory) -> Whole:
 
 def test_what_goes_wrong_is_said_once_in_every_place(whole):
     assert {"truncated", "reward_failures", "exploding_kl"} <= set(whole.names)
-    assert len(set(whole.names)) == len(whole.names)
+    for name in whole.names:  # said again only where it has ended since
+        steps = [int(line.split()[3].rstrip(",")) for line in whole.lines if f", {name}:" in line]
+        for one, next_one in itertools.pairwise(steps):
+            between = [row[f"health/alarm_{name}"] for row in whole.rows[one : next_one - 1]]
+            assert 0 in between
     last = whole.rows[-1]
     assert last["health/alarms"] == sum(v for k, v in last.items() if k.startswith("health/alarm_"))
     assert last["health/alarm_truncated"] == 1

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from rljax.experiment import ModelConfig
 from rljax.rewards import RewardError
 from rljax.training.fused import chunk_length
 from rljax.training.optimizer import OptimizerConfig
+from rljax.training.setup import OnPolicy
 from tests.experiments.conftest import unoptimised
 from tests.training.fused_cases import METHODS, assert_same_numbers, make_experiment, run, setup_of
 
@@ -86,13 +88,20 @@ def test_what_cannot_be_fused_is_said_before_a_model_is_loaded(make):
 
 
 @slow
-def test_failures_and_disagreement_stop_the_run_with_its_state_saved(make):
+def test_failures_and_disagreement_stop_the_run_with_its_state_saved(make, monkeypatch):
     config = make("grpo", "failing", reward="sometimes", fused_steps=3)
     with pytest.raises(RewardError, match=r"failed on \d of 8 completions of step 1, more than"):
         run(config)
     config = make("grpo", "off", fused_steps=3, max_ratio_gap=1e-12)
     with pytest.raises(UserError, match="sampler and learner disagree.*first minibatch"):
         run(config)
-    config = make("grpo", "far", fused_steps=3, max_start_kl=1e-15)
+    first_state = OnPolicy.first_state
+
+    def another_reference(setup):
+        state = first_state(setup)
+        return state._replace(ref_params=jax.tree.map(lambda x: 1.5 * x, state.ref_params))
+
+    monkeypatch.setattr(OnPolicy, "first_state", another_reference)
+    config = make("grpo", "far", fused_steps=3)
     with pytest.raises(UserError, match="nats per token before the first update"):
         run(config)
