@@ -70,23 +70,20 @@ def read_fused(
     flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
     if not isinstance(mask, GroupMask):
         return fused_attention(flat, key, value, mask, scale).reshape(query.shape)
+    queries, keys, values = mask.split(flat), mask.split(key), mask.split(value)
+    prompt = fused_attention(queries[0], keys[0], values[0], mask.prompt, scale)
     rows, groups, length, _ = mask.own.shape
-    width: int = mask.prompt.shape[2]
-    first = (flat[:, :width], key[:, :width], value[:, :width])
-    prompt = fused_attention(*first, mask.prompt, scale)
 
     def alone(x: jax.Array) -> jax.Array:  # a completion a row
-        return x[:, width:].reshape(rows * groups, length, *x.shape[2:])
+        return x.reshape(rows * groups, length, *x.shape[3:])
 
-    keys, values = (
-        jnp.concatenate([jnp.repeat(x[:, :width], groups, axis=0), alone(x)], axis=1)
-        for x in (key, value)
-    )
-    prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, length, width))
-    seen = jnp.concatenate([prefix, mask.own], axis=-1).reshape(rows * groups, length, -1)
-    mixed = fused_attention(alone(flat), keys, values, seen, scale)
-    mixed = mixed.reshape(rows, groups * length, *mixed.shape[2:])
-    return jnp.concatenate([prompt, mixed], axis=1).reshape(query.shape)
+    def behind(parts: tuple[jax.Array, jax.Array]) -> jax.Array:  # its prompt
+        return jnp.concatenate([jnp.repeat(parts[0], groups, axis=0), alone(parts[1])], axis=1)
+
+    prefix = jnp.broadcast_to(mask.prefix[:, None], (rows, groups, *mask.prefix.shape[1:]))
+    seen = alone(jnp.concatenate([prefix, mask.own], axis=-1))
+    mixed = fused_attention(alone(queries[1]), behind(keys), behind(values), seen, scale)
+    return mask.join(prompt, mixed).reshape(query.shape)
 
 
 def _even(x: jax.Array, axis: int) -> jax.Array:

@@ -36,6 +36,17 @@ class GroupMask(NamedTuple):
     own: jax.Array
     """[N, G, C, C]: what it sees of its own completion; it sees no other."""
 
+    def split(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Take rows [N, T, ...] apart: prompts [N, P, ...] and completions [N, G, C, ...]."""
+        width = self.prompt.shape[2]
+        return x[:, :width], x[:, width:].reshape(*self.own.shape[:3], *x.shape[2:])
+
+    def join(self, prompts: jax.Array, completions: jax.Array) -> jax.Array:
+        """Put them together again."""
+        rows, groups, length, _ = self.own.shape
+        flat = completions.reshape(rows, groups * length, *prompts.shape[2:])
+        return jnp.concatenate([prompts, flat], axis=1)
+
 
 def read_rows(
     query: jax.Array,
@@ -66,30 +77,22 @@ def _read_groups(
     cap: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
     """Do it for prompts and their completions: those read two parts, of which one is shared."""
-    rows, groups, length, _ = mask.own.shape
-    width: int = mask.prompt.shape[2]
-    prompt = read_rows(query[:, :width], key[:, :width], value[:, :width], mask.prompt, cap)
-
-    def completions(x: jax.Array) -> jax.Array:
-        return x[:, width:].reshape(rows, groups, length, *x.shape[2:])
-
-    def heads_first(x: jax.Array) -> jax.Array:
-        return completions(x).transpose(0, 3, 1, 2, 4)  # [N, K, G, C, h]
-
-    reader = completions(query).transpose(0, 3, 1, 4, 2, 5)  # [N, K, G, Q, C, h]
-    shared = cap(_compare(reader, _heads_first(key[:, :width]), 2))
-    own = cap(_compare(reader, heads_first(key), 3))
+    queries, keys, values = mask.split(query), mask.split(key), mask.split(value)
+    prompt = read_rows(queries[0], keys[0], values[0], mask.prompt, cap)
+    reader = queries[1].transpose(0, 3, 1, 4, 2, 5)  # [N, K, G, Q, C, h]
+    shared = cap(_compare(reader, _heads_first(keys[0]), 2))
+    own = cap(_compare(reader, _heads_first(keys[1]), 3))
     scores = [
         jnp.where(mask.prefix[:, None, None, None], shared, NEGATIVE),
         jnp.where(mask.own[:, None, :, None], own, NEGATIVE),
     ]
-    mixed = _weigh(scores, [(_heads_first(value[:, :width]), 2), (heads_first(value), 3)])
-    mixed = mixed.transpose(0, 2, 4, 1, 3, 5).reshape(rows, -1, *prompt.shape[2:])
-    return jnp.concatenate([prompt, mixed], axis=1)
+    mixed = _weigh(scores, [(_heads_first(values[0]), 2), (_heads_first(values[1]), 3)])
+    return mask.join(prompt, mixed.transpose(0, 2, 4, 1, 3, 5))
 
 
 def _heads_first(x: jax.Array) -> jax.Array:
-    return x.transpose(0, 2, 1, 3)
+    """Turn [B, ..., K, h] into [B, K, ..., h]."""
+    return jnp.moveaxis(x, -2, 1)
 
 
 def _matrices(x: jax.Array, lead: int) -> jax.Array:
