@@ -207,10 +207,13 @@ def part_work(flags: Benchmark, config: TransformerConfig) -> dict[str, tuple[in
     batch, prompt, new = flags.batch, flags.prompt, flags.new
     prompts = batch // flags.group
     # Every token sees itself and those before it; the last one is never an input.
-    prefill = forward_flops(
-        config, prompts * prompt, attended=(prompt + 1) / 2, head_tokens=prompts
-    )
-    read = forward_flops(config, prompts * prompt, attended=(prompt + 1) / 2, head_tokens=0)
+    read, prefill = (
+        forward_flops(
+            config, prompts * prompt, attended=(prompt + 1) / 2, head_tokens=head,
+            last_tokens=prompts,
+        )
+        for head in (0, prompts)
+    )  # fmt: skip
     written = forward_flops(
         config, batch * (new - 1), attended=prompt + new / 2, head_tokens=batch * new
     )

@@ -52,7 +52,7 @@ def tabular_model(tree: SequenceTree) -> Model:
         params: Any, tokens: jax.Array, attention_mask: Any, slots: Any, group: int = 1
     ) -> tuple[jax.Array, jax.Array]:
         tokens = jnp.repeat(tokens, group, axis=0)
-        return hidden(params, tokens), jnp.zeros(tokens.shape[0], jnp.int32)
+        return hidden(params, tokens)[:, -1:], jnp.zeros(tokens.shape[0], jnp.int32)
 
     def decode(
         params: Any, token: jax.Array, position: Any, slot: Any, slot_mask: Any, cache: jax.Array

@@ -16,15 +16,25 @@ def layer_parameters(config: TransformerConfig) -> int:
 
 
 def forward_flops(
-    config: TransformerConfig, tokens: float, *, attended: float, head_tokens: float
+    config: TransformerConfig,
+    tokens: float,
+    *,
+    attended: float,
+    head_tokens: float,
+    last_tokens: float | None = None,
 ) -> float:
     """Count one forward pass over `tokens` tokens of the trunk and `head_tokens` of the head.
 
-    attended: keys that a token looks at, on average. A backward pass costs twice a forward pass.
+    attended: keys that a token looks at, on average. last_tokens: those whose states after the last
+    layer are read; it computes keys and values of the others, and no more. None: all. A backward
+    pass costs twice a forward pass.
     """
+    last = tokens if last_tokens is None else last_tokens
     attention = 4 * config.num_heads * config.head_dim * attended
-    trunk = config.num_layers * (2 * layer_parameters(config) + attention)
-    return tokens * trunk + head_tokens * 2.0 * config.hidden_size * config.vocab_size
+    layer = 2 * layer_parameters(config) + attention
+    keys = 4.0 * config.hidden_size * config.num_kv_heads * config.head_dim  # and values
+    trunk = tokens * (config.num_layers - 1) * layer + last * layer + (tokens - last) * keys
+    return trunk + head_tokens * 2.0 * config.hidden_size * config.vocab_size
 
 
 def decode_bytes(config: TransformerConfig, cached_tokens: float, itemsize: int) -> float:

@@ -94,7 +94,7 @@ def _prefill(
     if rounded:
         raise ValueError("a GRU has no cache to hold in 8 bits")
     states = _run(params, _empty(params, len(tokens)), tokens, attention_mask)
-    return states, jnp.repeat(states[:, -1], group, axis=0)
+    return states[:, -1:], jnp.repeat(states[:, -1], group, axis=0)
 
 
 def _decode(

@@ -132,14 +132,24 @@ class Attention(nn.Module):
             self.key_norm = Norm(c, self.dtype)
 
     def _position(
-        self, query: jax.Array, key: jax.Array, rope: tuple[jax.Array, jax.Array] | None
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        rope: tuple[jax.Array, jax.Array] | None,
+        first: int = 0,
     ) -> tuple[jax.Array, jax.Array]:
-        """Normalise and rotate queries and keys [..., heads, h]; tables [..., h / 2]."""
+        """Normalise and rotate queries and keys [..., heads, h]; tables [..., h / 2] of the keys.
+
+        first: the slot of the first query.
+        """
         if self.config.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
             cos, sin = rope[0][..., None, :], rope[1][..., None, :]
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+            key = rotate(key, cos, sin)
+            if first:
+                cos, sin = cos[:, first:], sin[:, first:]
+            query = rotate(query, cos, sin)
         return query, key
 
     @property
@@ -167,28 +177,35 @@ class Attention(nn.Module):
         return read_rows(query, key, value, mask, self._cap)
 
     def _project(
-        self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None
+        self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None, first: int = 0
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Compute queries [B, T, K, H / K, h], keys and values [B, T, K, h] of rows [B, T, D]."""
+        """Compute queries [B, T, K, H / K, h], keys and values [B, T, K, h] of rows [B, T, D].
+
+        first: there are queries from this slot on.
+        """
         c = self.config
         batch, length, _ = x.shape
-        query = self.query(x).reshape(batch, length, c.num_heads, c.head_dim)
+        query = self.query(x[:, first:]).reshape(batch, -1, c.num_heads, c.head_dim)
         key = self.key(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
         value = self.value(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
-        query, key = self._position(query, key, rope)
-        return query.reshape(batch, length, c.num_kv_heads, -1, c.head_dim), key, value
+        query, key = self._position(query, key, rope, first)
+        return (
+            query.reshape(batch, -1, c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim),
+            key,
+            value,
+        )
 
     def __call__(
         self,
         x: jax.Array,  # [B, T, D]
         rope: tuple[jax.Array, jax.Array] | None,  # each [B, T, h / 2]
-        mask: jax.Array | GroupMask,  # [B, T, T], true where the query may see the key
+        mask: jax.Array | GroupMask,  # [B, T - first, T], true where the query may see the key
+        first: int = 0,  # the slot from which on tokens read; those before are read only
     ) -> tuple[jax.Array, LayerCache]:
-        batch, length, _ = x.shape
-        query, key, value = self._project(x, rope)
+        query, key, value = self._project(x, rope, first)
         mixed = recompute_attention(self._mix, self.remat)(query, key, value, mask)
         cache = LayerCache(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
-        return self.out(mixed.reshape(batch, length, -1)), cache
+        return self.out(mixed.reshape(*mixed.shape[:2], -1)), cache
 
     def decode(
         self,
@@ -274,10 +291,14 @@ class Block(nn.Module):
         return x + attended + fed
 
     def __call__(
-        self, x: jax.Array, rope: tuple[jax.Array, jax.Array] | None, mask: jax.Array | GroupMask
+        self,
+        x: jax.Array,
+        rope: tuple[jax.Array, jax.Array] | None,
+        mask: jax.Array | GroupMask,
+        first: int = 0,
     ) -> tuple[jax.Array, LayerCache]:
-        attended, cache = self.attention(self.attn_norm(x), rope, mask)
-        return self._join(x, attended, False), cache
+        attended, cache = self.attention(self.attn_norm(x), rope, mask, first)
+        return self._join(x[:, first:], attended, False), cache
 
     def decode(
         self,

@@ -55,3 +55,10 @@ def group_visible_keys(
     return GroupMask(
         whole[:, 0, :width, :width], whole[:, 0, width:, :width], whole[:, :, width:, width:]
     )
+
+
+def read_from(mask: jax.Array | GroupMask, first: int) -> jax.Array | GroupMask:
+    """Leave out the queries before a slot, in groups one of the prompt."""
+    if isinstance(mask, GroupMask):
+        return mask._replace(prompt=mask.prompt[:, first:])
+    return mask[:, first:]

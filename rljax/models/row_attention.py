@@ -30,16 +30,20 @@ class GroupMask(NamedTuple):
     """
 
     prompt: jax.Array
-    """[N, P, P]: the prompt's tokens among themselves."""
+    """[N, P, P]: the prompt's tokens among themselves; [N, R, P] where only the last R read."""
     prefix: jax.Array
     """[N, C, P]: what the token in a completion slot sees of the prompt."""
     own: jax.Array
     """[N, G, C, C]: what it sees of its own completion; it sees no other."""
 
     def split(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Take rows [N, T, ...] apart: prompts [N, P, ...] and completions [N, G, C, ...]."""
-        width = self.prompt.shape[2]
-        return x[:, :width], x[:, width:].reshape(*self.own.shape[:3], *x.shape[2:])
+        """Take rows [N, T, ...] apart: prompts [N, P, ...] and completions [N, G, C, ...].
+
+        Of queries, what is there of the prompts.
+        """
+        shape = self.own.shape[:3]
+        width = x.shape[1] - shape[1] * shape[2]
+        return x[:, :width], x[:, width:].reshape(*shape, *x.shape[2:])
 
     def join(self, prompts: jax.Array, completions: jax.Array) -> jax.Array:
         """Put them together again."""

@@ -69,11 +69,17 @@ def stack_layers(layers: Layers, params: Params) -> Params:
 
 
 def run_layers(
-    layers: Layers, params: Params, x: jax.Array, cache: Any, step: Step
+    layers: Layers,
+    params: Params,
+    x: jax.Array,
+    cache: Any,
+    step: Step,
+    last_step: Step | None = None,
 ) -> tuple[jax.Array, Any]:
     """Apply `step` for every layer; cache: what an earlier call returned, or None.
 
-    Returns x and the cache: (stacks of the looped layers, one entry for each of the others).
+    last_step: for the last layer, where that is not looped over; None: `step`. Returns x and the
+    cache: (stacks of the looped layers, one entry for each of the others).
     """
     stacks, singles = ((None,) * layers.period, None) if cache is None else cache
     made: Any = ()
@@ -94,6 +100,8 @@ def run_layers(
         # a shared-out layer may be gathered while the one before it runs, but no earlier
         layer = after(params["layers"][str(index)], earlier)
         earlier = x
+        if last_step is not None and index == len(layers.slides) - 1:
+            step = last_step
         x, one = step(layer, x, before, layers.slides[index])
         rest.append(one)
     return x, (made, tuple(rest))

@@ -19,11 +19,11 @@ from rljax.models.fused_attention import AttentionKind, require_expressible
 from rljax.models.layer_cache import LayerCache
 from rljax.models.layers import Block, Norm
 from rljax.models.lora import merge
-from rljax.models.masks import group_visible_keys, token_positions, visible_keys
+from rljax.models.masks import group_visible_keys, read_from, token_positions, visible_keys
 from rljax.models.precision import cast_matrices, product
 from rljax.models.remat import Remat, recompute_layer, require_remat
 from rljax.models.settings import Settings, embed, tables
-from rljax.models.stack import run_layers, stack_layers
+from rljax.models.stack import Step, run_layers, stack_layers
 from rljax.shares import gathered, has_shares, regathered
 
 Params = dict[str, Any]
@@ -60,7 +60,8 @@ class Model(NamedTuple):
     hidden_groups: Any
     """(params, prompts [N, P], prompt_mask, completions [N G, C], mask) -> the states before each
     completion token [N G, C, D], as `hidden` of prompts and completions, but each prompt runs once
-    for its G completions. No state before padding means anything."""
+    for its G completions, its last layer for what is read of it. No state before padding means
+    anything."""
     head: Any
     """(params, hidden [..., D]) -> logits [..., V] float32."""
     head_params: Any
@@ -76,9 +77,10 @@ class Model(NamedTuple):
     no device could end before all have, as a gather needs all of them. A model too large for one
     device's memory is shared out over `tensor` besides, which decoding does not undo."""
     prefill: Any
-    """(params, tokens [N, P], attention_mask, slots S, group=1, rounded=False) -> hidden [N, P, D],
-    cache of S slots for N group sequences: each prompt is that of `group` sequences, one after
-    another. rounded: the cache is in 8 bits, and so is what decode adds to it."""
+    """(params, tokens [N, P], attention_mask, slots S, group=1, rounded=False) -> hidden [N, 1, D]
+    of the last token, cache of S slots for N group sequences: each prompt is that of `group`
+    sequences, one after another. rounded: the cache is in 8 bits, and so is what decode adds to
+    it."""
     decode: Any
     """(params, token [B], position [B], slot, slot_mask [B, S], cache, distance [B, S] or None) ->
     hidden [D, B], cache."""
@@ -168,33 +170,43 @@ def _head_columns(config: TransformerConfig, params: Params, hidden: jax.Array) 
 
 
 def _trunk(
-    settings: Settings, params: Params, tokens: jax.Array, positions: jax.Array, masks: Masks
+    settings: Settings,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    masks: Masks,
+    first: int = 0,
 ) -> tuple[jax.Array, Cache]:
-    """Run whole rows: hidden states after the final norm [B, T, D], and the cache."""
+    """Run whole rows: hidden states after the final norm [B, T - first, D], and the cache.
+
+    first: the slot from which on states are wanted. The last layer computes no others, but keys and
+    values, unless it is looped over.
+    """
     config, kind = settings.config, settings.compute_dtype(params)
     ropes = {slides: tables(config, positions, local=slides) for slides in masks}
     block = Block(config, kind, settings.remat, settings.attention)
 
-    def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
-        return block.apply({"params": gathered(layer_params, kind)}, x, rope, mask)
+    def make_step(first: int) -> Step:
+        readers = {slides: read_from(mask, first) for slides, mask in masks.items()}
 
-    @jax.jit  # traced and differentiated once for all layers; the compiler takes it apart again
-    def step(layer_params: Params, *inputs: Any) -> tuple[Any, LayerCache]:
-        remat = settings.remat
-        if remat == "none":
-            return regathered(layer)(layer_params, *inputs)
-        if remat == "attention" and has_shares(layer_params):
-            remat = "products"  # the choice that keeps neither attention nor what is gathered
-        return recompute_layer(layer, remat)(layer_params, *inputs)
+        def layer(layer_params: Params, x: Any, rope: Any, mask: Any) -> tuple[Any, LayerCache]:
+            return block.apply({"params": gathered(layer_params, kind)}, x, rope, mask, first)
+
+        @jax.jit  # traced and differentiated once for all layers; the compiler takes it apart again
+        def step(layer_params: Params, *inputs: Any) -> tuple[Any, LayerCache]:
+            remat = settings.remat
+            if remat == "none":
+                return regathered(layer)(layer_params, *inputs)
+            if remat == "attention" and has_shares(layer_params):
+                remat = "products"  # the choice that keeps neither attention nor what is gathered
+            return recompute_layer(layer, remat)(layer_params, *inputs)
+
+        return lambda p, x, _, slides: step(p, x, ropes[slides], readers[slides])
 
     x = embed(config, params, tokens, positions, kind)
-    x, cache = run_layers(
-        settings.layers(),
-        params,
-        x,
-        None,
-        lambda p, x, _, slides: step(p, x, ropes[slides], masks[slides]),
-    )
+    step, last = make_step(0), make_step(first) if first else None
+    x, cache = run_layers(settings.layers(), params, x, None, step, last)
+    x = x[:, x.shape[1] - tokens.shape[1] + first :]
     return Norm(config, kind).apply({"params": params["final_norm"]}, x), cache
 
 
@@ -204,14 +216,15 @@ def _run(
     tokens: jax.Array,
     attention_mask: jax.Array | None,
     segments: jax.Array | None = None,
+    first: int = 0,
 ) -> tuple[jax.Array, Cache]:
-    """Run sequences, or rows of several (segments): hidden states [B, T, D], and the cache."""
+    """Run sequences, or rows of several (segments), as `_trunk` does."""
     config = settings.config
     real = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
     masks = {
         slides: visible_keys(config, real, segments, local=slides) for slides in set(config.slides)
     }
-    return _trunk(settings, params, tokens, token_positions(real, segments), masks)
+    return _trunk(settings, params, tokens, token_positions(real, segments), masks, first)
 
 
 def _hidden_groups(
@@ -232,9 +245,9 @@ def _hidden_groups(
         for slides in set(settings.config.slides)
     }
     packed = jnp.concatenate([prompts, tokens[:, :seen].reshape(rows, -1)], axis=1)
-    hidden = _trunk(settings, params, packed, positions, masks)[0]
-    first = jnp.repeat(hidden[:, width - 1 : width], batch // rows, axis=0)
-    return jnp.concatenate([first, hidden[:, width:].reshape(batch, seen, hidden.shape[2])], axis=1)
+    hidden = _trunk(settings, params, packed, positions, masks, width - 1)[0]
+    first = jnp.repeat(hidden[:, :1], batch // rows, axis=0)
+    return jnp.concatenate([first, hidden[:, 1:].reshape(batch, seen, hidden.shape[2])], axis=1)
 
 
 def _prepare(settings: Settings, params: Params) -> Params:
@@ -257,7 +270,7 @@ def _prefill(
     group: int = 1,
     rounded: bool = False,
 ) -> tuple[jax.Array, Cache]:
-    final, cache = _run(settings, params, tokens, attention_mask)
+    final, cache = _run(settings, params, tokens, attention_mask, first=tokens.shape[1] - 1)
     cache = round_cache(cache) if rounded else cache
     missing = slots - tokens.shape[1]
     return final, widen(cache, missing) if group == 1 else group_cache(cache, missing, group)

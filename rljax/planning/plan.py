@@ -77,15 +77,15 @@ class Plan(NamedTuple):
 def depths_to_compile(plan: PlanConfig, config: TransformerConfig) -> tuple[int, ...]:
     """Choose the depths to compile: two shallow ones, or the model's own where it is not deep.
 
-    Every further period of layers costs what the one before it does. Layers that differ in what is
-    trained (train_layers) are all in both; where lora.targets names layers, only all of them will
-    do.
+    Every further period of layers costs what the one before it does, of two layers that are not the
+    last one, which computes less. Layers that differ in what is trained (train_layers) are all in
+    both; where lora.targets names layers, only all of them will do.
     """
     total = config.num_layers
     if plan.lora.targets is not None and re.search(r"\d", plan.lora.targets):
         return (total,)
     period = Layers(config.slides, False).period
-    first = max(2, math.ceil((plan.train_layers + 1) / period)) * period
+    first = max(2, math.ceil(3 / period), math.ceil((plan.train_layers + 1) / period)) * period
     second = first + math.ceil(2 / period) * period
     if second >= total or (total - first) % period:
         return (total,)

@@ -51,8 +51,9 @@ def model_flops(plan: PlanConfig, config: TransformerConfig) -> Flops:
     def read(group: int, head: int) -> float:
         tokens = batch // group
         return forward_flops(
-            config, tokens * prompt, attended=(prompt + 1) / 2, head_tokens=tokens * head
-        )
+            config, tokens * prompt, attended=(prompt + 1) / 2, head_tokens=tokens * head,
+            last_tokens=tokens,
+        )  # fmt: skip
 
     def written(head: int) -> float:
         return forward_flops(

@@ -68,12 +68,8 @@ def completion_hidden(
     an input: nothing is predicted from it.
     """
     group = whole_group(group, len(completions.tokens))
-    if group > 1:
-        asked = (prompts.tokens[::group], prompts.mask[::group])
-        return model.hidden_groups(params, *asked, completions.tokens, completions.real)
-    tokens = jnp.concatenate([prompts.tokens, completions.tokens], axis=1)[:, :-1]
-    mask = jnp.concatenate([prompts.mask, completions.real], axis=1)[:, :-1]
-    return model.hidden(params, tokens, mask)[:, prompts.tokens.shape[1] - 1 :]
+    asked = (prompts.tokens[::group], prompts.mask[::group])
+    return model.hidden_groups(params, *asked, completions.tokens, completions.real)
 
 
 def reward_scores(

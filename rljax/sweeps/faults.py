@@ -77,16 +77,14 @@ def drop_states(model: Model) -> Model:
     every batch and all parameters, and the same for the same.
     """
 
-    def hidden(
-        params: Params, tokens: Any, attention_mask: Any = None, segments: Any = None
-    ) -> jax.Array:
-        states = model.hidden(params, tokens, attention_mask, segments)
+    def hidden_groups(params: Params, *text: jax.Array) -> jax.Array:
+        states = model.hidden_groups(params, *text)
         total = jax.lax.stop_gradient(jnp.sum(states))
         key = jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(total, jnp.uint32))
         kept = jax.random.bernoulli(key, 1 - DROPPED, states.shape)
         return states * kept / (1 - DROPPED)
 
-    return model._replace(hidden=hidden)
+    return model._replace(hidden_groups=hidden_groups)
 
 
 class FaultyParts(Parts):

@@ -323,8 +323,9 @@ class OnPolicy:
         model, batch = self.model.config, self.algorithm.batch_size
         prompts = batch // self.algorithm.sampled_group
         read = forward_flops(
-            model, prompts * prompt_slots, attended=prompt_slots / 2, head_tokens=0
-        )
+            model, prompts * prompt_slots, attended=prompt_slots / 2, head_tokens=0,
+            last_tokens=prompts,
+        )  # fmt: skip
 
         def forward(new: float, head: bool) -> float:
             attended, tokens = prompt_slots + new / 2, batch * new

@@ -31,6 +31,7 @@ def donations(monkeypatch):
             found.append((sum(gone), len(gone)))
             return result
 
+        call.lower = program.lower
         return call
 
     monkeypatch.setattr(Placement, "jit", watched)

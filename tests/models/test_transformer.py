@@ -59,7 +59,7 @@ class Compiled(NamedTuple):
     params: Any
     apply: Any
     prefill: Any
-    """(params, tokens, mask) -> logits, cache of SLOTS slots."""
+    """(params, tokens, mask) -> logits after the last token, cache of SLOTS slots."""
     decode: Any
     """As the model's, but -> logits [V, B], cache."""
 
@@ -101,7 +101,8 @@ def test_cached_decode_equals_full_forward(name, left_padded):
         logits, cache = decode(params, tokens[:, slot], position, jnp.int32(slot), seen, cache)
         pieces.append(logits.T[:, None])
     cached = np.asarray(jnp.concatenate(pieces, axis=1))
-    np.testing.assert_allclose(cached[mask], np.asarray(full)[mask], atol=2e-5)
+    real = mask[:, split - 1 :]
+    np.testing.assert_allclose(cached[real], np.asarray(full)[:, split - 1 :][real], atol=2e-5)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -146,6 +147,49 @@ def test_bfloat16_parameters_give_float32_logits(left_padded):
 def test_impossible_configs_are_refused(changes, word):
     with pytest.raises(ValueError, match=word):
         tiny_config(**changes)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "name, group, changes",
+    [
+        ("mistral", 1, {}),
+        ("llama", 3, {"remat": "layers"}),
+        slow("gemma", 3, {}),
+        slow("gpt2", 1, {"remat": "attention"}),
+        slow("neox", 1, {"attention": "fused"}),
+        slow("llama", 3, {"scan_layers": True}),
+    ],
+)
+def test_states_before_completions_are_those_of_whole_rows(name, group, changes, left_padded):
+    """Of prompts, the last layer computes keys and values only; whole rows compute all."""
+    rows = 3 * group
+    tokens = jax.random.randint(jax.random.key(6), (rows, 4), 0, 61)
+    real = jnp.arange(4) < jnp.tile(jnp.array([4, 2, 3]), group)[:, None]
+    weights = jnp.cos(jnp.arange(rows * 4 * 32.0)).reshape(rows, 4, 32) * real[..., None]
+    config = tiny_config(**OPTIONS[name])
+    params = noisy_params(make_model(config))
+
+    def behind(params):
+        hidden = make_model(config, **changes).hidden_groups(params, *left_padded, tokens, real)
+        return jnp.sum(weights * hidden), hidden
+
+    def whole(params):
+        text, seen = (
+            jnp.concatenate([jnp.repeat(x, group, axis=0), y], axis=1)
+            for x, y in zip(left_padded, (tokens, real), strict=True)
+        )
+        hidden = make_model(config).hidden(params, text, seen)[:, SLOTS - 1 : -1]
+        return jnp.sum(weights * hidden), hidden
+
+    (_, made), gradient = quick_jit(jax.value_and_grad(behind, has_aux=True))(params)
+    (_, wanted), expected = quick_jit(jax.value_and_grad(whole, has_aux=True))(params)
+    np.testing.assert_allclose(made[real], wanted[real], atol=2e-5)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, float(jnp.max(jnp.abs(b)))))
 
 
 @pytest.mark.parametrize(

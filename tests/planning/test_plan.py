@@ -82,7 +82,7 @@ def test_a_text_beyond_the_context_is_an_error():
 
 def test_depths_are_whole_periods_and_hold_all_that_is_trained():
     llama, gemma = find_architecture("Llama-3.1-8B"), find_architecture("google/gemma-2-2b")
-    assert depths_to_compile(LLAMA, llama) == (2, 4)
+    assert depths_to_compile(LLAMA, llama) == (3, 5)
     assert depths_to_compile(LLAMA, gemma) == (4, 6)
     assert depths_to_compile(change(LLAMA, train_layers=6), llama) == (7, 9)
     assert depths_to_compile(LLAMA, shallower(llama, 3)) == (3,)
@@ -216,7 +216,7 @@ def test_the_line_through_two_depths_meets_the_model(scan):
     config = dataclasses.replace(find_architecture("random:tiny-llama"), num_layers=8)
     plan = change(TINY, scan_layers=scan, remat="layers")
     weights = 0.0  # read for other dtypes than float32 alone
-    continued = compile_costs(plan, config, (2, 4), weights)
+    continued = compile_costs(plan, config, (3, 5), weights)
     whole = compile_costs(plan, config, (8,), weights)
     for name, cost in whole.items():
         found = continued[name]

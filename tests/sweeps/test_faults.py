@@ -54,15 +54,11 @@ def test_dropout_is_another_for_each_batch_and_keeps_the_mean():
     model = make_gru(6, 32)
     dropped = drop_states(model)
     params = model.init(jax.random.key(0))
-    one, other = jax.random.randint(jax.random.key(1), (2, 64, 5), 0, 6)
+    one, other = jax.random.randint(jax.random.key(1), (2, 64, 7), 0, 6)
+    real = jnp.ones((64, 7), bool)
     whole, left, again, else_ = (
-        np.asarray(hidden(params, tokens))
-        for hidden, tokens in (
-            (model.hidden, one),
-            (dropped.hidden, one),
-            (dropped.hidden, one),
-            (dropped.hidden, other),
-        )
+        np.asarray(kind.hidden_groups(params, text[:, :2], real[:, :2], text[:, 2:], real[:, 2:]))
+        for kind, text in ((model, one), (dropped, one), (dropped, one), (dropped, other))
     )
     np.testing.assert_array_equal(left, again)
     assert np.mean((left == 0) != (else_ == 0)) > DROPPED  # 0.18 of independent ones
