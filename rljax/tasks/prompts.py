@@ -21,6 +21,9 @@ CHARS_PER_TOKEN = 10
 SPARE_TOKENS = 8
 """So many tokens must follow the cut, or all of the text is tokenized: cutting characters may
 change the last tokens."""
+TEXTS_AT_ONCE = 1024
+"""A tokenizer keeps offsets and spellings of all tokens of a call: 8 kB a text of 320 characters,
+which the process would hold from then on."""
 REPLACEMENT = "\ufffd"
 
 
@@ -159,9 +162,11 @@ def special_prefix(tokenizer: Tokenizer) -> list[int]:
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of each text, without special tokens."""
-    if not texts:
-        return []
-    return list(tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+    encoded: list[list[int]] = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        some = list(texts[start : start + TEXTS_AT_ONCE])
+        encoded += tokenizer(some, add_special_tokens=False)["input_ids"]
+    return encoded
 
 
 def pad_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenTexts:

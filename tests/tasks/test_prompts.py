@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from rljax.tasks.prompts import (
+    TEXTS_AT_ONCE,
     CutText,
     PromptSet,
     cut_texts,
     encode_chat,
+    encode_texts,
     make_batch,
     pad_prompts,
     special_prefix,
@@ -46,6 +48,20 @@ def test_cut_reads_on_where_tokens_are_longer_than_expected(byte_tokenizer):
     long, short = " ".join(["x" * 100] * 9), " ".join(["x"] * 90)
     cut = cut_texts(Words(), [short, long, "x x"], 4)
     assert [tokens for _, tokens in cut] == [[1] * 4, [100] * 4, [1, 1]]
+
+
+def test_many_texts_are_encoded_some_at_a_time(byte_tokenizer):
+    sizes: list[int] = []
+
+    class Watched(type(byte_tokenizer)):
+        def __call__(self, text, **options):
+            sizes.append(len(text))
+            return super().__call__(text, **options)
+
+    many = [str(i) for i in range(2 * TEXTS_AT_ONCE + 3)]
+    assert encode_texts(Watched(), many) == [list(text.encode()) for text in many]
+    assert sizes == [TEXTS_AT_ONCE, TEXTS_AT_ONCE, 3]
+    assert encode_texts(Watched(), []) == []
 
 
 def test_padding_is_on_the_left_and_in_multiples():
