@@ -129,6 +129,8 @@ def collect(
     """
     extra = setup.algorithm.further_batches
     batches = [sample_and_judge(setup, state, step * (extra + 1), meanwhile)]
+    if not extra:
+        return batches[0]
     group, size = setup.algorithm.samples_per_prompt, setup.algorithm.batch_size
     informative = _informative(batches[0].scores, group)
     while len(batches) <= extra and np.sum(informative) * group < size:

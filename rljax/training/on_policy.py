@@ -61,7 +61,8 @@ def one_step(
         if first:
             check_first_step(setup, state, batch.rollout, batch.texts)
     rollout, made = batch.rollout, batch.rollout.completions
-    log_spread(writer, step + 1, batch.scores, np.sum(made.mask, axis=1))
+    lengths = np.sum(np.asarray(made.mask), axis=1)
+    log_spread(writer, step + 1, batch.scores, lengths)
     more = setup.greedy_scores(state, step)
     update_started = time.perf_counter()
     with announce("the update"):
@@ -78,7 +79,7 @@ def one_step(
     writer.completions(step + 1, rows_of_text)
     report = {name: float(value) for name, value in metrics.items()}
     times = batch.seconds | {"update": time.perf_counter() - update_started}
-    tokens, width = float(np.sum(made.mask)), rollout.prompts.tokens.shape[1]
+    tokens, width = float(np.sum(lengths)), rollout.prompts.tokens.shape[1]
     report |= setup.rates(step, times, tokens=tokens, width=width, slots=report[SLOTS])
     report |= batch.judged
     if algorithm.further_batches:

@@ -33,7 +33,7 @@ def completion_rows(
     """
     made = rollout.completions
     kl = np.sum(np.asarray(made.own_log_probs) - np.asarray(rollout.ref_log_probs), axis=1)
-    lengths = np.sum(made.mask, axis=1)
+    lengths = np.sum(np.asarray(made.mask), axis=1)
     return [
         {
             "prompt": prompt,
