@@ -206,7 +206,7 @@ def _trunk(
     x = embed(config, params, tokens, positions, kind)
     step, last = make_step(0), make_step(first) if first else None
     x, cache = run_layers(settings.layers(), params, x, None, step, last)
-    x = x[:, x.shape[1] - tokens.shape[1] + first :]
+    x = x[:, x.shape[1] - tokens.shape[1] + first :]  # a looped last layer has given all
     return Norm(config, kind).apply({"params": params["final_norm"]}, x), cache
 
 
@@ -218,7 +218,7 @@ def _run(
     segments: jax.Array | None = None,
     first: int = 0,
 ) -> tuple[jax.Array, Cache]:
-    """Run sequences, or rows of several (segments), as `_trunk` does."""
+    """Run sequences, or rows of several (segments): what `_trunk` returns."""
     config = settings.config
     real = jnp.ones(tokens.shape, bool) if attention_mask is None else attention_mask.astype(bool)
     masks = {

@@ -77,9 +77,9 @@ class Plan(NamedTuple):
 def depths_to_compile(plan: PlanConfig, config: TransformerConfig) -> tuple[int, ...]:
     """Choose the depths to compile: two shallow ones, or the model's own where it is not deep.
 
-    Every further period of layers costs what the one before it does, of two layers that are not the
-    last one, which computes less. Layers that differ in what is trained (train_layers) are all in
-    both; where lora.targets names layers, only all of them will do.
+    Every further period of layers costs what the one before it does. The last layer computes less
+    than the others, of which both have two or more. Layers that differ in what is trained
+    (train_layers) are all in both; where lora.targets names layers, only all of them will do.
     """
     total = config.num_layers
     if plan.lora.targets is not None and re.search(r"\d", plan.lora.targets):
