@@ -246,7 +246,9 @@ def _hidden_groups(
     }
     packed = jnp.concatenate([prompts, tokens[:, :seen].reshape(rows, -1)], axis=1)
     hidden = _trunk(settings, params, packed, positions, masks, width - 1)[0]
-    first = jnp.repeat(hidden[:, :1], batch // rows, axis=0)
+    # copies, whose gradients are summed: in float32
+    copies = jnp.repeat(hidden[:, :1].astype(jnp.float32), batch // rows, axis=0)
+    first = copies.astype(hidden.dtype)
     return jnp.concatenate([first, hidden[:, 1:].reshape(batch, seen, hidden.shape[2])], axis=1)
 
 
