@@ -44,7 +44,7 @@ from rljax.algorithms.ppo import PPOConfig, make_update
 from rljax.errors import UserError
 from rljax.models import Model, TransformerConfig, make_model
 from rljax.models.architectures import SHAPE_PREFIX, find_architecture
-from rljax.models.flops import decode_bytes, forward_flops
+from rljax.models.flops import decode_bytes, forward_flops, prompt_flops
 from rljax.models.fused_attention import AttentionKind
 from rljax.models.remat import Remat
 from rljax.parallel import over_rows
@@ -207,13 +207,8 @@ def part_work(flags: Benchmark, config: TransformerConfig) -> dict[str, tuple[in
     batch, prompt, new = flags.batch, flags.prompt, flags.new
     prompts = batch // flags.group
     # Every token sees itself and those before it; the last one is never an input.
-    read, prefill = (
-        forward_flops(
-            config, prompts * prompt, attended=(prompt + 1) / 2, head_tokens=head,
-            last_tokens=prompts,
-        )
-        for head in (0, prompts)
-    )  # fmt: skip
+    prefill = prompt_flops(config, prompts, prompt, head_tokens=prompts)
+    read = prompt_flops(config, prompts, prompt)
     written = forward_flops(
         config, batch * (new - 1), attended=prompt + new / 2, head_tokens=batch * new
     )

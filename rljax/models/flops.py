@@ -37,6 +37,19 @@ def forward_flops(
     return trunk + head_tokens * 2.0 * config.hidden_size * config.vocab_size
 
 
+def prompt_flops(
+    config: TransformerConfig, prompts: float, slots: float, *, head_tokens: float = 0.0
+) -> float:
+    """Count one forward pass over prompts of so many slots, of which the last state alone is read.
+
+    head_tokens: how many logits of them are computed.
+    """
+    return forward_flops(
+        config, prompts * slots, attended=(slots + 1) / 2, head_tokens=head_tokens,
+        last_tokens=prompts,
+    )  # fmt: skip
+
+
 def decode_bytes(config: TransformerConfig, cached_tokens: float, itemsize: int) -> float:
     """Count the bytes that decoding one token per sequence has to read: weights once, and caches.
 

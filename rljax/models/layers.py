@@ -146,10 +146,8 @@ class Attention(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if rope is not None:
             cos, sin = rope[0][..., None, :], rope[1][..., None, :]
+            query = rotate(query, cos[:, first:], sin[:, first:])
             key = rotate(key, cos, sin)
-            if first:
-                cos, sin = cos[:, first:], sin[:, first:]
-            query = rotate(query, cos, sin)
         return query, key
 
     @property

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from rljax.models.config import TransformerConfig
-from rljax.models.flops import forward_flops
+from rljax.models.flops import forward_flops, prompt_flops
 from rljax.planning.chips import Chip
 from rljax.planning.config import PlanConfig
 from rljax.planning.memory import rows_at_once
@@ -49,11 +49,8 @@ def model_flops(plan: PlanConfig, config: TransformerConfig) -> Flops:
     shared, learnt = (rows_at_once(plan, program)[1] for program in ("sample", "update"))
 
     def read(group: int, head: int) -> float:
-        tokens = batch // group
-        return forward_flops(
-            config, tokens * prompt, attended=(prompt + 1) / 2, head_tokens=tokens * head,
-            last_tokens=tokens,
-        )  # fmt: skip
+        prompts = batch // group
+        return prompt_flops(config, prompts, prompt, head_tokens=prompts * head)
 
     def written(head: int) -> float:
         return forward_flops(
